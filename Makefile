@@ -1,0 +1,51 @@
+# make demo   set up, generate a video from a prompt through four processes, check that it plays
+# make test   set up, run all tests
+# make lint   ruff and mypy
+# make proto  generate proto/triptych_proto from control.proto again
+#
+# PYTHON=python3.12 takes another interpreter. PIP_ARGS="--extra-index-url URL" adds a package index,
+# for example PyTorch's index of CPU builds on a machine without a GPU.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP_ARGS ?=
+BIN := $(VENV)/bin
+PROMPT ?= a red circle moving right
+
+.PHONY: demo test lint types format proto clean
+.DELETE_ON_ERROR:
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# An editable install: the stamps are older than pyproject.toml only when dependencies may have changed.
+$(VENV)/installed: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable .
+	@touch $@
+
+$(VENV)/installed-dev: $(BIN)/python pyproject.toml
+	$(BIN)/python -m pip install --quiet $(PIP_ARGS) --editable '.[dev]'
+	@touch $@ $(VENV)/installed
+
+demo: $(VENV)/installed
+	$(BIN)/triptych demo "$(PROMPT)" --output out/demo.mp4
+
+test: $(VENV)/installed-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+proto: $(VENV)/installed-dev
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto \
+		--python_out=proto --mypy_out=proto --grpc_python_out=proto --mypy_grpc_out=proto \
+		proto/triptych_proto/control.proto
+
+clean:
+	rm -rf $(VENV) build out *.egg-info

@@ -1,0 +1,1 @@
+"""Ways to run the system: on one machine, in containers, on Kubernetes."""

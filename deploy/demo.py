@@ -1,0 +1,73 @@
+"""``triptych demo``: the whole system for one prompt, as a newcomer's first look."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import av
+
+from deploy import tiny_model
+from deploy.onebox import OneBox
+from orchestrator import client
+
+START_SECONDS = 300.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "prompt", nargs="?", default="a red circle moving right", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--model",
+        metavar="DIR",
+        help="a diffusers model folder (default: a tiny one with random weights, made here)",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("out/demo.mp4"), metavar="FILE", help="(default: %(default)s)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """0 only if the file that came back plays."""
+    output: Path = args.output
+    output.parent.mkdir(parents=True, exist_ok=True)
+    log_path = output.with_suffix(".log")
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="triptych-demo-") as scratch, log_path.open("wb") as log:
+        model = args.model
+        if model is None:
+            model = str(tiny_model.build(Path(scratch) / "tiny-wan"))
+            print(
+                "model: a tiny Wan with random weights (its videos are noise: the point is the way they take)"
+            )
+        box = OneBox(model, data_dir=Path(scratch) / "data", log=log)
+        print(f"starting orchestrator, encoder, denoiser, decoder; their log is {log_path}")
+        try:
+            with box:
+                box.wait_ready(START_SECONDS)
+                print(f"ready after {time.monotonic() - started:.1f} s at {box.url}")
+                code = asyncio.run(client.generate(box.url, args.prompt, output))
+        except (RuntimeError, client.ClientError) as error:
+            print(f"triptych demo: {error}; see {log_path}", file=sys.stderr)
+            return 1
+    if code != 0:
+        return code
+    frames, seconds = decode(output)
+    print(f"checked: {frames} frames, {seconds:.2f} s play")
+    return 0
+
+
+def decode(path: Path) -> tuple[int, float]:
+    """Decodes every frame; returns their count and the seconds. av.FFmpegError if it does not play."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        count = sum(1 for _ in container.decode(stream))
+        if count == 0:
+            raise ValueError(f"{path} holds no frames")
+        rate = stream.average_rate
+        return count, float(count / rate) if rate else 0.0

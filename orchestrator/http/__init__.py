@@ -1,0 +1,1 @@
+"""The HTTP API: OpenAI's videos endpoints, models, health and metrics, over any ``VideoService``."""

@@ -1,0 +1,42 @@
+"""The aiohttp application: every route of the HTTP API in one table."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from orchestrator.http import content, health, models, videos
+from orchestrator.http.errors import add_request_id, error_middleware
+from orchestrator.http.options import HttpOptions
+from orchestrator.http.service import OPTIONS, SERVICE, VideoService
+
+
+def create_app(service: VideoService, options: HttpOptions) -> web.Application:
+    app = web.Application(middlewares=[error_middleware], client_max_size=options.max_body_bytes)
+    app[SERVICE] = service
+    app[OPTIONS] = options
+    app.on_response_prepare.append(add_request_id)
+    app.add_routes(
+        [
+            web.post("/v1/videos", videos.create),
+            web.get("/v1/videos", videos.list_videos),
+            web.get("/v1/videos/{id}", videos.retrieve),
+            web.delete("/v1/videos/{id}", videos.delete),
+            web.get("/v1/videos/{id}/content", content.content),
+            web.get("/v1/models", models.list_models),
+            web.get("/v1/models/{model:.+}", models.retrieve_model),
+            web.get("/health", health.health),
+            web.get("/livez", health.livez),
+            web.get("/readyz", health.readyz),
+            web.get("/metrics", health.metrics),
+        ]
+    )
+    return app
+
+
+def create_runner(service: VideoService, options: HttpOptions) -> web.AppRunner:
+    """The application with the settings of its connections, for a ``TCPSite``."""
+    return web.AppRunner(
+        create_app(service, options),
+        keepalive_timeout=options.keepalive_timeout,
+        access_log=None,  # a client polls ten times a second: metrics count, a log would drown
+    )

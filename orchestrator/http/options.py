@@ -1,0 +1,41 @@
+"""What an operator can set about the HTTP API."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class HttpOptions:
+    """Sizes in bytes, times in seconds.
+
+    ``public_url`` is the address under which clients reach this server, for the absolute URLs in replies;
+    without it they are built from each request's Host header. Connections stay open longer than the 300 s
+    for which AIPerf pools them: a server that closes first makes a client's next request fail.
+
+    Raises:
+        ValueError: naming the option.
+    """
+
+    public_url: str | None = None
+    max_body_bytes: int = 1 << 20
+    max_fields: int = 64
+    max_prompt_chars: int = 8192
+    body_timeout: float = 30.0  # to receive a request's body
+    download_timeout: float = 3600.0  # to send one video
+    keepalive_timeout: float = 320.0
+
+    def __post_init__(self) -> None:
+        if self.public_url is not None:
+            url = urlsplit(self.public_url)
+            if url.scheme not in ("http", "https") or not url.netloc or url.query or url.fragment:
+                raise ValueError(
+                    f"public_url {self.public_url!r} is not of the form http(s)://host[:port][/path]"
+                )
+        for name in ("max_body_bytes", "max_fields", "max_prompt_chars"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1")
+        for name in ("body_timeout", "download_timeout", "keepalive_timeout"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be more than 0 seconds")

@@ -1,0 +1,152 @@
+"""From the fields of a request to a Generation that the model can make."""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from orchestrator.http.errors import ApiError, invalid
+from orchestrator.http.fields import MAX_UINT32, parse_fields
+from triptych_proto.control_pb2 import Generation, Model
+
+# Drawn seeds stay below 2**53: clients whose JSON numbers are doubles can send one back unchanged.
+SEED_BITS = 53
+
+
+def parse_request(
+    raw: Mapping[str, object], models: Sequence[Model], *, max_prompt_chars: int
+) -> tuple[Model, Generation]:
+    """The model asked for and everything its roles must know, each field either given or the default.
+
+    Raises:
+        ApiError: 404 for an unknown model, else 400 naming the field.
+    """
+    given = parse_fields(raw)
+    model = _model(given, models)
+    width, height = _size(given, model)
+    fps = given.get("fps", model.defaults.fps)
+    generation = Generation(
+        prompt=_prompt(given, max_prompt_chars),
+        negative_prompt=_negative_prompt(given, model, max_prompt_chars),
+        width=width,
+        height=height,
+        num_frames=_num_frames(given, model, fps),
+        fps=fps,
+        num_inference_steps=given.get("num_inference_steps", model.defaults.num_inference_steps),
+        guidance_scale=given.get("guidance_scale", model.defaults.guidance_scale),
+        seed=given["seed"] if "seed" in given else secrets.randbits(SEED_BITS),
+    )
+    if not 1 <= generation.num_inference_steps <= model.max_steps:
+        steps = generation.num_inference_steps
+        raise invalid(
+            "num_inference_steps", f"num_inference_steps {steps} is not from 1 to {model.max_steps}"
+        )
+    return model, generation
+
+
+def find_model(name: str, models: Sequence[Model]) -> Model:
+    """Raises ApiError, 404."""
+    for model in models:
+        if model.name == name:
+            return model
+    served = ", ".join(model.name for model in models) or "none yet"
+    raise ApiError(
+        404,
+        f"model {name[:128]!r} is not served here; served: {served}",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def _model(given: Mapping[str, Any], models: Sequence[Model]) -> Model:
+    if "model" in given:
+        return find_model(given["model"], models)
+    if len(models) != 1:
+        served = ", ".join(model.name for model in models)
+        raise invalid("model", f"model is missing; served: {served}")
+    return models[0]
+
+
+def _prompt(given: Mapping[str, Any], limit: int) -> str:
+    prompt: str = given.get("prompt", "")
+    if not prompt.strip():
+        raise invalid("prompt", "prompt is missing or empty")
+    return _limited("prompt", prompt, limit)
+
+
+def _negative_prompt(given: Mapping[str, Any], model: Model, limit: int) -> str:
+    prompt: str = given.get("negative_prompt", model.defaults.negative_prompt)
+    if given.get("negative_prompt") and not model.negative_prompt:
+        raise invalid(
+            "negative_prompt", f"model {model.name} takes no negative prompt: its guidance is distilled"
+        )
+    return _limited("negative_prompt", prompt, limit)
+
+
+def _limited(name: str, prompt: str, limit: int) -> str:
+    if len(prompt) > limit:
+        raise invalid(name, f"{name} has {len(prompt)} characters; at most {limit} are taken")
+    return prompt
+
+
+def _size(given: Mapping[str, Any], model: Model) -> tuple[int, int]:
+    """Width and height in pixels: valid ones, from ``size`` or from ``width`` and ``height``."""
+    width, height = given.get("size", (model.defaults.width, model.defaults.height))
+    if "size" in given:
+        for name, value in (("width", width), ("height", height)):
+            if given.get(name, value) != value:
+                raise invalid(name, f"{name} {given[name]} contradicts size {width}x{height}")
+        param = "size"
+    else:
+        param = "width" if "width" in given else "height" if "height" in given else "size"
+        width, height = given.get("width", width), given.get("height", height)
+    if width * height > model.max_pixels:
+        raise invalid(param, f"{width}x{height} has more pixels than the {model.max_pixels} a frame may have")
+    step = max(model.spatial_multiple, 1)
+    if width < 1 or height < 1 or width % step or height % step:
+        raise invalid(
+            param,
+            f"{width}x{height} is not in multiples of {step} pixels; "
+            f"the nearest valid size is {_nearest_size(width, height, step, model.max_pixels)}",
+        )
+    return width, height
+
+
+def _nearest_size(width: int, height: int, step: int, max_pixels: int) -> str:
+    near = [max(round(side / step), 1) * step for side in (width, height)]
+    if near[0] * near[1] > max_pixels:
+        near = [max(side // step, 1) * step for side in (width, height)]
+    return f"{near[0]}x{near[1]}"
+
+
+def _num_frames(given: Mapping[str, Any], model: Model, fps: float) -> int:
+    """A valid number of frames: as given, enough for ``seconds``, or the model's default."""
+    step = max(model.temporal_multiple, 1)
+    frames: int = given.get("num_frames", model.defaults.num_frames)
+    param = "num_frames"
+    if "seconds" in given:
+        enough = _frames_for(given["seconds"], fps, step)
+        if "num_frames" in given and frames != enough:
+            seconds = f"{given['seconds']:g} seconds at {fps:g} frames per second"
+            raise invalid(param, f"num_frames {frames} contradicts {seconds}, which take {enough} frames")
+        frames = enough
+        param = "num_frames" if "num_frames" in given else "seconds"
+    if frames > model.max_frames:
+        raise invalid(param, f"{frames} frames are more than the {model.max_frames} a video may have")
+    if frames < 1 or (frames - 1) % step:
+        below = max(frames - 1, 0) // step * step + 1
+        nearest = " and ".join(str(n) for n in (below, below + step) if n <= model.max_frames)
+        rule = f"not 1 more than a multiple of {step}"
+        raise invalid(param, f"num_frames {frames} is {rule}; the nearest valid: {nearest}")
+    return frames
+
+
+def _frames_for(seconds: float, fps: float, step: int) -> int:
+    """The least valid number of frames that last at least ``seconds``."""
+    if not fps > 0:
+        raise invalid("seconds", "seconds needs fps: this model has no frame rate of its own")
+    # A product such as 0.1 * 30 must not round up to one frame more.
+    least = max(math.ceil(seconds * fps - 1e-6), 1)
+    return min(-(-(least - 1) // step) * step + 1, MAX_UINT32)

@@ -1,0 +1,1 @@
+"""The role process: one part of a diffusion pipeline behind a control stream and a data plane."""

@@ -1,0 +1,18 @@
+"""The denoiser: embeddings and noise to latents. Runs the diffusion transformer."""
+
+from __future__ import annotations
+
+import argparse
+
+from services import options
+from services.role import Role
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    options.add_arguments(parser, Role.DENOISER)
+
+
+def run(args: argparse.Namespace) -> int:
+    from services import main  # imports torch: --help need not wait for it
+
+    return main.run(Role.DENOISER, args)

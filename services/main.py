@@ -1,0 +1,120 @@
+"""``triptych encoder|denoiser|decoder``: one role process, from its options to its exit."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import secrets
+import signal
+import sys
+from pathlib import Path
+
+from services.model.base import ModelError, RoleModel
+from services.options import RoleOptions
+from services.role import Role
+from services.server import RoleServer
+from services.stage import MediaStage, Stage, TensorStage
+from services.worker import Worker, WorkerLimits
+from transfer.endpoint import TransferEndpoint
+from transfer.pool import arena_bytes
+
+log = logging.getLogger(__name__)
+
+SLOTS_SPARE = 2  # outputs that may wait for their consumers beside those in the making
+
+
+def run(role: Role, args: argparse.Namespace) -> int:
+    """The process's exit code: 0 after a drain, 2 when it could not start."""
+    options = RoleOptions.from_arguments(role, args)
+    logging.basicConfig(
+        level=options.log_level.upper(),
+        format=f"%(asctime)s %(levelname)s {role.value} {options.url.port} %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    try:
+        asyncio.run(_serve(options))
+    except (ModelError, OSError) as error:
+        print(f"triptych {role.value}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+async def _serve(options: RoleOptions) -> None:
+    from services.model import open_model
+
+    role = options.role
+    stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        if stopping.is_set():
+            os._exit(1)  # asked twice: at once
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+
+    incarnation = secrets.token_hex(8)
+    server = RoleServer(role, incarnation)
+    await server.listen(options.listen)
+    log.info("incarnation %s of the %s at %s", incarnation, role.value, options.url)
+    endpoint: TransferEndpoint | None = None
+    worker: Worker | None = None
+    try:
+        loading = asyncio.create_task(
+            asyncio.to_thread(open_model, role, options.model, **options.model_options)
+        )
+        interrupted = asyncio.create_task(stopping.wait())
+        await asyncio.wait({loading, interrupted}, return_when=asyncio.FIRST_COMPLETED)
+        if stopping.is_set():
+            os._exit(0)  # nothing runs yet, and loading cannot be interrupted
+        model = loading.result()
+        slots = options.capacity + SLOTS_SPARE
+        endpoint = await TransferEndpoint.start(
+            options.url,
+            incarnation,
+            outbox_bytes=options.outbox_bytes or arena_bytes(slots, model.largest_output_bytes()),
+            inbox_bytes=options.inbox_bytes or arena_bytes(slots, model.largest_input_bytes()),
+            engines=options.engines,
+            host=options.transfer_listen,
+            advertise=options.url.host,
+        )
+        directory = options.output_dir if role is Role.DECODER else None
+        worker = Worker(_stage(model, directory), endpoint, _limits(options))
+        await server.open_for_work(model.facts, worker, endpoint, directory)
+        log.info("ready: %s, pools %s", model.facts.name, [(p.name, p.stats().bytes) for p in endpoint.pools])
+        await stopping.wait()
+        await _drain(server, worker, options.drain_seconds)
+    finally:
+        await server.stop()
+        if worker is not None:
+            await worker.close()
+        if endpoint is not None:
+            await endpoint.close()
+    log.info("stopped")
+
+
+def _stage(model: RoleModel, directory: Path | None) -> Stage:
+    return TensorStage(model) if directory is None else MediaStage(model, directory)
+
+
+def _limits(options: RoleOptions) -> WorkerLimits:
+    return WorkerLimits(
+        capacity=options.capacity,
+        read_seconds=options.read_seconds,
+        pool_seconds=options.pool_seconds,
+        hold_seconds=options.hold_seconds,
+    )
+
+
+async def _drain(server: RoleServer, worker: Worker, seconds: float) -> None:
+    """Finishes what was taken and waits until its outputs have been fetched."""
+    await server.drain()
+    if worker.tasks or worker.outputs:
+        log.info("draining: %d tasks, %d outputs", len(worker.tasks), len(worker.outputs))
+    try:
+        await asyncio.wait_for(worker.idle.wait(), seconds)
+    except asyncio.TimeoutError:
+        log.warning("gave up draining after %.0f s: %d tasks are cut off", seconds, len(worker.tasks))

@@ -1,0 +1,35 @@
+"""Models as the roles see them: each role opens its own part of one."""
+
+from __future__ import annotations
+
+from services.model.base import Limits, ModelError, RoleModel
+from services.model.emulated import PREFIX, EmulatedModel
+from services.role import Role
+
+__all__ = ["ModelError", "open_model"]
+
+
+def open_model(
+    role: Role,
+    model: str,
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    name: str | None = None,
+    max_pixels: int = Limits.max_pixels,
+    max_frames: int = Limits.max_frames,
+    max_steps: int = Limits.max_steps,
+    threads: int | None = None,
+) -> RoleModel:
+    """Loads what ``role`` needs of a diffusers folder, a hub id, or an ``emulated:`` model.
+
+    ``threads`` sets torch's count for the whole process. Raises ModelError: no diffusers folder, missing
+    weights, unknown family, device or dtype not available.
+    """
+    limits = Limits(max_pixels, max_frames, max_steps)
+    if model.startswith(PREFIX):
+        return EmulatedModel(role, model, limits, name)
+    # diffusers and transformers take seconds to import, and only real models need them.
+    from services.model.loading import load
+
+    return load(role, model, device=device, dtype=dtype, name=name, limits=limits, threads=threads)

@@ -1,0 +1,76 @@
+"""What a role asks of a model, whatever its family."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from transfer.manifest import Value
+from triptych_proto.control_pb2 import Generation, Model
+
+__all__ = ["Cancelled", "Control", "InvalidRequest", "Limits", "ModelError", "RoleModel", "Value"]
+
+
+class ModelError(Exception):
+    """The model cannot be opened; one line that says why."""
+
+
+class InvalidRequest(Exception):
+    """No instance can serve this request; names the field."""
+
+
+class Cancelled(Exception):
+    """Raised inside a run that nobody wants any more."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """The largest request that is admitted."""
+
+    max_pixels: int = 1280 * 720  # width * height
+    max_frames: int = 121
+    max_steps: int = 200
+
+
+class Control(Protocol):
+    """The caller's side of a run."""
+
+    def progress(self, step: int, total: int) -> None:
+        """Called after each denoising step, the first is step 1."""
+
+    def raise_if_cancelled(self) -> None:
+        """Raises Cancelled when the run should stop."""
+
+
+class RoleModel(Protocol):
+    """A role's part of a model. One run at a time: schedulers and guiders keep their state in the model."""
+
+    facts: Model
+
+    def run(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> dict[str, Value]:
+        """Encoder and denoiser: what this role hands on. Its tensors share no memory with ``inputs``.
+
+        Raises InvalidRequest, Cancelled, and ValueError that names a missing or unexpected input.
+        """
+        ...
+
+    def frames(
+        self, generation: Generation, inputs: Mapping[str, Value], control: Control
+    ) -> Iterator[np.ndarray]:
+        """Decoder: uint8 (n, height, width, 3) in order, each as soon as it exists. Raises as ``run``."""
+        ...
+
+    def largest_output_bytes(self) -> int:
+        """Payload bytes of the largest output handed on within the limits; 0 for the decoder."""
+        ...
+
+    def largest_input_bytes(self) -> int:
+        """Payload bytes of the largest input within the limits; 0 for the encoder."""
+        ...
+
+    def output_bytes(self, generation: Generation) -> int:
+        """An upper bound for the payload of this request's output."""
+        ...

@@ -1,0 +1,136 @@
+"""A stand-in for a model: stages that sleep, over tensors of any size, to measure and test all the rest.
+
+Named by ``--model emulated:KEY=VALUE,...``. What each stage makes depends on all it was given, so a tensor
+that arrived wrong, or at the wrong place, shows in the video.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+
+from services.model.base import Control, Limits, ModelError, Value
+from services.role import Role
+from triptych_proto.control_pb2 import Generation, Model
+
+PREFIX = "emulated:"
+
+
+@dataclass(frozen=True)
+class Emulation:
+    """Seconds each stage takes and payload bytes it hands on."""
+
+    encode: float = 0.0
+    denoise: float = 0.0
+    decode: float = 0.0
+    embeddings: int = 4096
+    latents: int = 4096
+
+    @staticmethod
+    def parse(model: str) -> Emulation:
+        """``emulated:encode=0.1,latents=8388608``; ModelError names what is wrong."""
+        known = {"encode": float, "denoise": float, "decode": float, "embeddings": int, "latents": int}
+        given: dict[str, Any] = {}
+        for part in filter(None, model[len(PREFIX) :].split(",")):
+            key, _, value = part.partition("=")
+            try:
+                given[key] = known[key](value)
+            except (KeyError, ValueError):
+                raise ModelError(
+                    f"{model}: expected KEY=NUMBER with one of {', '.join(known)}, found {part!r}"
+                ) from None
+        return Emulation(**given)
+
+
+class EmulatedModel:
+    """Implements ``services.model.base.RoleModel``."""
+
+    def __init__(self, role: Role, model: str, limits: Limits, name: str | None = None) -> None:
+        self._role = role
+        self._emulation = Emulation.parse(model)
+        defaults = Generation(
+            width=64, height=64, num_frames=5, fps=8, num_inference_steps=4, guidance_scale=1.0
+        )
+        self.facts = Model(
+            name=name or "emulated",
+            family="emulated",
+            # What must agree between roles is the size of what they hand on, not the time they take.
+            fingerprint=f"{self._emulation.embeddings}-{self._emulation.latents}",
+            spatial_multiple=2,
+            temporal_multiple=4,
+            max_pixels=limits.max_pixels,
+            max_frames=limits.max_frames,
+            max_steps=limits.max_steps,
+            defaults=defaults,
+            negative_prompt=True,
+        )
+
+    def largest_output_bytes(self) -> int:
+        return self._bytes_out[self._role]
+
+    def largest_input_bytes(self) -> int:
+        return {
+            Role.ENCODER: 0,
+            Role.DENOISER: self._emulation.embeddings,
+            Role.DECODER: self._emulation.latents,
+        }[self._role]
+
+    def output_bytes(self, generation: Generation) -> int:
+        return self._bytes_out[self._role]
+
+    def run(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> dict[str, Value]:
+        if self._role is Role.ENCODER:
+            time.sleep(self._emulation.encode)
+            key = _digest(generation.prompt.encode(), generation.negative_prompt.encode())
+            return {"embeddings": _noise(key, self._emulation.embeddings)}
+        steps = generation.num_inference_steps
+        key = _digest(
+            _bytes(inputs["embeddings"]), str((generation.seed, steps, generation.guidance_scale)).encode()
+        )
+        for step in range(steps):
+            control.raise_if_cancelled()
+            time.sleep(self._emulation.denoise / steps)
+            control.progress(step + 1, steps)
+        return {"latents": _noise(key, self._emulation.latents)}
+
+    def frames(
+        self, generation: Generation, inputs: Mapping[str, Value], control: Control
+    ) -> Iterator[np.ndarray]:
+        key = _digest(_bytes(inputs["latents"]))
+        for index in range(generation.num_frames):
+            control.raise_if_cancelled()
+            time.sleep(self._emulation.decode / generation.num_frames)
+            colour = np.frombuffer(_digest(key, bytes([index % 256])), np.uint8)[:3]
+            yield np.broadcast_to(colour, (1, generation.height, generation.width, 3)).copy()
+
+    @property
+    def _bytes_out(self) -> dict[Role, int]:
+        return {
+            Role.ENCODER: self._emulation.embeddings,
+            Role.DENOISER: self._emulation.latents,
+            Role.DECODER: 0,
+        }
+
+
+def _digest(*parts: bytes | memoryview) -> bytes:
+    state = xxhash.xxh3_64()
+    for part in parts:
+        state.update(part)
+    return state.digest()
+
+
+def _bytes(value: Value) -> memoryview:
+    if not isinstance(value, torch.Tensor):
+        raise TypeError(f"expected a tensor, found {type(value).__name__}")
+    return value.contiguous().view(torch.uint8).numpy().data
+
+
+def _noise(key: bytes, count: int) -> torch.Tensor:
+    """``count`` bytes that depend on ``key`` alone, made at memory speed."""
+    return torch.from_numpy(np.resize(np.frombuffer(key, np.uint8), count))

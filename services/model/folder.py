@@ -1,0 +1,136 @@
+"""A model's folder: where it is, what its index and configs say, what it serves by default."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from services.model.base import ModelError
+
+INDEX = "model_index.json"
+SERVING = "triptych.json"
+CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# Small, and every role reads the configs of all components. Weights never match: "*" crosses folders.
+HUB_CONFIG_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
+HUB_WEIGHT_FILES = "*.safetensors"
+
+
+@dataclass(frozen=True)
+class ServingDefaults:
+    """What a request that leaves a field out gets."""
+
+    width: int
+    height: int
+    num_frames: int
+    fps: float
+    num_inference_steps: int
+    guidance_scale: float
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """A diffusers folder; perhaps without the weights of some components."""
+
+    path: Path
+    name: str  # what to call the model when nobody says otherwise
+    hub_id: str | None = None
+
+    @cached_property
+    def index(self) -> Mapping[str, Any]:
+        """The pipeline's class, its options and, for each component, ``[library, class]``."""
+        return _read_object(self.path / INDEX)
+
+    @cached_property
+    def components(self) -> dict[str, tuple[str, str]]:
+        """Library and class of each component that the model has."""
+        return {
+            name: (entry[0], entry[1])
+            for name, entry in self.index.items()
+            if isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)
+        }
+
+    def config(self, component: str) -> Mapping[str, Any]:
+        """A component's config."""
+        return _read_object(self._config_paths(component)[0])
+
+    def fingerprint(self) -> str:
+        """16 hex digits over the index and the configs of all components, not over weights."""
+        digest = hashlib.sha256(_canonical(self.index))
+        for component in sorted(self.components):
+            for path in self._config_paths(component):
+                digest.update(f"\0{component}/{path.name}\0".encode() + _canonical(_read_object(path)))
+        return digest.hexdigest()[:16]
+
+    def serving_defaults(self, family: ServingDefaults) -> ServingDefaults:
+        """The family's, where ``triptych.json`` does not say otherwise."""
+        path = self.path / SERVING
+        if not path.exists():
+            return family
+        given = _read_object(path)
+        known = {field.name: type(getattr(family, field.name)) for field in fields(family)}
+        for key, value in given.items():
+            if key not in known:
+                raise ModelError(f"{path}: unknown key {key!r}, expected some of {', '.join(known)}")
+            if isinstance(value, bool) or not isinstance(value, (int, known[key])) or value <= 0:
+                raise ModelError(f"{path}: {key} is {value!r}, expected a positive {known[key].__name__}")
+        return ServingDefaults(**{key: given.get(key, getattr(family, key)) for key in known})
+
+    def fetch_weights(self, components: Iterable[str]) -> None:
+        """Downloads the weights of these components; a local folder is taken as it is."""
+        if self.hub_id is not None:
+            # A snapshot's folder is named after its commit: configs and weights come from the same one.
+            patterns = [f"{component}/{HUB_WEIGHT_FILES}" for component in components]
+            _download(self.hub_id, patterns, revision=self.path.name)
+
+    def _config_paths(self, component: str) -> list[Path]:
+        directory = self.path / component
+        found = [directory / name for name in CONFIG_NAMES if (directory / name).is_file()]
+        if not found:
+            raise ModelError(f"{directory}: no config there; every role needs the configs of all components")
+        return found
+
+
+def open_folder(model: str) -> ModelFolder:
+    """A folder, or else the hub's model of that id, without weights yet."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        folder = ModelFolder(path, path.resolve().name)
+    elif HUB_ID.fullmatch(model):
+        folder = ModelFolder(_download(model, HUB_CONFIG_FILES), model, hub_id=model)
+    else:
+        raise ModelError(f"{model}: no such folder")
+    if not (folder.path / INDEX).is_file():
+        raise ModelError(f"{model}: no diffusers model: it has no {INDEX}")
+    return folder
+
+
+def _download(hub_id: str, patterns: list[str], revision: str | None = None) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ModelError(f"{hub_id}: no such folder, and the model hub says: {reason}") from error
+
+
+def _read_object(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path}: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path}: expected a JSON object")
+    return value
+
+
+def _canonical(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()

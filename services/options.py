@@ -1,0 +1,233 @@
+"""The options of a role process."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.role import Role
+from transfer.urls import EndpointURL
+
+ENGINES = ("shm", "zmq")
+
+
+def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
+    add = parser.add_argument
+    add(
+        "--model",
+        required=True,
+        metavar="DIR",
+        help="a diffusers model folder, or the id of one on a model hub",
+    )
+    add(
+        "--url",
+        required=True,
+        type=_url,
+        metavar="grpc://HOST:PORT",
+        help="where the orchestrator and the other roles reach this process; also its identity",
+    )
+    add(
+        "--listen",
+        metavar="HOST[:PORT]",
+        help="bind to this address instead of the one in --url, for example 0.0.0.0 (default: the URL's)",
+    )
+    add_model_arguments(parser)
+    if role is Role.DECODER:
+        add(
+            "--output-dir",
+            type=Path,
+            default=Path("triptych-data/videos"),
+            metavar="DIR",
+            help="where media files are written (default: %(default)s)",
+        )
+    add_worker_arguments(parser)
+    add(
+        "--log-level",
+        default="info",
+        choices=("debug", "info", "warning", "error"),
+        help="(default: %(default)s)",
+    )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """What all roles of one model have in common."""
+    add = parser.add_argument_group("model").add_argument
+    add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: cuda if there is one, else cpu)")
+    add(
+        "--dtype",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of the weights (default: bfloat16 on a GPU, float32 on a CPU)",
+    )
+    add(
+        "--served-model-name", metavar="NAME", help="what clients call the model (default: the folder's name)"
+    )
+    add(
+        "--max-pixels",
+        type=_positive(int),
+        default=1280 * 720,
+        metavar="N",
+        help="width times height of the largest request; pools are sized by it (default: %(default)s)",
+    )
+    add(
+        "--max-frames",
+        type=_positive(int),
+        default=121,
+        metavar="N",
+        help="frames of the longest request; pools are sized by it (default: %(default)s)",
+    )
+    add(
+        "--max-steps",
+        type=_positive(int),
+        default=200,
+        metavar="N",
+        help="denoising steps of the longest request (default: %(default)s)",
+    )
+    add(
+        "--threads",
+        type=_positive(int),
+        metavar="N",
+        help="CPU threads for computing (default: torch's own choice); results depend on it in the last bit",
+    )
+
+
+def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
+    """How tasks and their data are handled."""
+    add = parser.add_argument_group("tasks and data plane").add_argument
+    add(
+        "--prefetch",
+        type=_positive(int, zero=True),
+        default=1,
+        metavar="N",
+        help="tasks whose inputs are read while another computes (default: %(default)s)",
+    )
+    add(
+        "--transfer",
+        choices=("auto", *ENGINES),
+        default="auto",
+        help="how tensors move between roles: shm on one host, zmq over TCP (default: the best both have)",
+    )
+    add(
+        "--outbox-bytes",
+        type=_positive(int),
+        metavar="N",
+        help="pool of outputs (default: from the model's shapes)",
+    )
+    add(
+        "--inbox-bytes",
+        type=_positive(int),
+        metavar="N",
+        help="pool of inputs (default: from the model's shapes)",
+    )
+    add(
+        "--read-seconds",
+        type=_positive(float),
+        default=60.0,
+        metavar="S",
+        help="limit for reading one input from a peer (default: %(default)s)",
+    )
+    add(
+        "--pool-seconds",
+        type=_positive(float),
+        default=600.0,
+        metavar="S",
+        help="limit for waiting until a pool has room (default: %(default)s)",
+    )
+    add(
+        "--hold-seconds",
+        type=_positive(float),
+        default=60.0,
+        metavar="S",
+        help="how long outputs are kept after the orchestrator's stream broke (default: %(default)s)",
+    )
+    add(
+        "--drain-seconds",
+        type=_positive(float),
+        default=600.0,
+        metavar="S",
+        help="how long SIGTERM waits for running tasks (default: %(default)s)",
+    )
+
+
+@dataclass(frozen=True)
+class RoleOptions:
+    """The options of one role, checked."""
+
+    role: Role
+    model: str
+    url: EndpointURL
+    listen: str  # HOST:PORT of the control server
+    transfer_listen: str  # host of the data plane's TCP server
+    output_dir: Path
+    model_options: dict[str, Any]
+    capacity: int
+    engines: tuple[str, ...]
+    outbox_bytes: int | None
+    inbox_bytes: int | None
+    read_seconds: float
+    pool_seconds: float
+    hold_seconds: float
+    drain_seconds: float
+    log_level: str
+
+    @staticmethod
+    def from_arguments(role: Role, args: argparse.Namespace) -> RoleOptions:
+        host, port = _listen(args.listen, args.url)
+        return RoleOptions(
+            role=role,
+            model=args.model,
+            url=args.url,
+            listen=f"{host}:{port}",
+            transfer_listen=host.strip("[]"),
+            output_dir=getattr(args, "output_dir", Path()),
+            model_options={
+                "device": args.device,
+                "dtype": args.dtype,
+                "name": args.served_model_name,
+                "max_pixels": args.max_pixels,
+                "max_frames": args.max_frames,
+                "max_steps": args.max_steps,
+                "threads": args.threads,
+            },
+            capacity=1 + args.prefetch,
+            engines=ENGINES if args.transfer == "auto" else (args.transfer,),
+            outbox_bytes=args.outbox_bytes,
+            inbox_bytes=args.inbox_bytes,
+            read_seconds=args.read_seconds,
+            pool_seconds=args.pool_seconds,
+            hold_seconds=args.hold_seconds,
+            drain_seconds=args.drain_seconds,
+            log_level=args.log_level,
+        )
+
+
+def _listen(text: str | None, url: EndpointURL) -> tuple[str, str]:
+    """The host (IPv6 in brackets) and port to bind to."""
+    host = url.target.rpartition(":")[0]
+    if text is None:
+        return host, str(url.port)
+    if text.startswith("[") and "]" in text:
+        bound, _, rest = text.partition("]")
+        return bound + "]", rest.lstrip(":") or str(url.port)
+    bound, _, port = text.partition(":")
+    return bound or host, port or str(url.port)
+
+
+def _url(text: str) -> EndpointURL:
+    try:
+        return EndpointURL.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _positive(kind: type[int] | type[float], zero: bool = False) -> Any:
+    def parse(text: str) -> int | float:
+        value = kind(text)
+        if value < 0 or (value == 0 and not zero):
+            raise argparse.ArgumentTypeError(f"{text} is not {'zero or more' if zero else 'more than zero'}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse names it in its errors
+    return parse

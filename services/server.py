@@ -1,0 +1,200 @@
+"""The gRPC server of a role: control streams, media files, health."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from services.role import Role
+from services.session import Session
+from services.stage import media_path
+from services.wire import endpoint_messages, pool_messages
+from services.worker import Worker, peak_memory_bytes
+from transfer.endpoint import TransferEndpoint
+from triptych_proto import control_pb2 as pb
+from triptych_proto.control_pb2_grpc import RoleServicer, add_RoleServicer_to_server
+
+log = logging.getLogger(__name__)
+
+STATS_SECONDS = 5.0
+FILE_CHUNK_BYTES = 256 * 1024
+SERVER_OPTIONS = (
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_ping_strikes", 0),  # orchestrators ping often: that is how they notice a silent host
+    ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica
+    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+)
+
+
+class RoleServer(RoleServicer):
+    """Serves from the start; a stream gets its ``Hello`` once ``open_for_work`` was called."""
+
+    def __init__(self, role: Role, incarnation: str) -> None:
+        self._role = role
+        self._incarnation = incarnation
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._health = health.aio.HealthServicer()
+        self._sessions: set[Session] = set()
+        self._ready = asyncio.Event()
+        self._stats: asyncio.Task[None] | None = None
+        add_RoleServicer_to_server(self, self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+
+    async def listen(self, address: str) -> int:
+        """Binds to ``HOST:PORT`` and serves; returns the port. OSError names the address if it is taken."""
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}: {error}") from error
+        await self._health.set("ready", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
+        await self._server.start()
+        return port
+
+    async def open_for_work(
+        self, model: pb.Model, worker: Worker, endpoint: TransferEndpoint, directory: Path | None
+    ) -> None:
+        """The model is loaded: introduces this role to whoever is attached or will be."""
+        self._model, self._worker, self._endpoint, self._directory = model, worker, endpoint, directory
+        self._ready.set()
+        self._stats = asyncio.create_task(self._report_stats())
+        await self._health.set("ready", health_pb2.HealthCheckResponse.SERVING)
+
+    async def drain(self) -> None:
+        """Takes no new task and says so."""
+        self._worker.draining = True
+        self._send_stats()
+        await self._health.set("ready", health_pb2.HealthCheckResponse.NOT_SERVING)
+
+    async def stop(self) -> None:
+        if self._stats is not None:
+            self._stats.cancel()
+        for session in self._sessions:
+            session.close()
+        await self._server.stop(grace=1.0)
+
+    # ---- the contract
+
+    async def Attach(
+        self,
+        request_iterator: AsyncIterator[pb.Commands],
+        context: grpc.aio.ServicerContext[pb.Commands, pb.Events],
+    ) -> AsyncIterator[pb.Events]:
+        await self._ready.wait()
+        session = Session()
+        self._sessions.add(session)
+        log.info("an orchestrator attached from %s", context.peer())
+        running, held = self._worker.attach(session)
+        yield pb.Events(events=[pb.Event(hello=self._hello(running, held))])
+        reader = asyncio.create_task(self._read_commands(session, request_iterator))
+        try:
+            async for frame in session.frames():
+                yield frame
+        finally:
+            reader.cancel()
+            session.close()
+            self._sessions.discard(session)
+            self._worker.detach(session)
+            log.info("the orchestrator at %s is gone", context.peer())
+
+    async def ReadFile(
+        self,
+        request: pb.ReadFileRequest,
+        context: grpc.aio.ServicerContext[pb.ReadFileRequest, pb.FileChunk],
+    ) -> AsyncIterator[pb.FileChunk]:
+        path = await self._file(request.name, context)
+        try:
+            file = await asyncio.to_thread(path.open, "rb")
+        except FileNotFoundError:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no file {request.name!r}")
+        with file:
+            size = path.stat().st_size
+            remaining = min(request.length or size, max(size - request.offset, 0))
+            file.seek(request.offset)
+            first = True
+            while remaining > 0 or first:
+                data = await asyncio.to_thread(file.read, min(remaining, FILE_CHUNK_BYTES))
+                yield pb.FileChunk(data=data, file_bytes=size if first else 0)
+                first = False
+                if not data:
+                    return
+                remaining -= len(data)
+
+    async def DeleteFile(
+        self,
+        request: pb.DeleteFileRequest,
+        context: grpc.aio.ServicerContext[pb.DeleteFileRequest, pb.DeleteFileReply],
+    ) -> pb.DeleteFileReply:
+        path = await self._file(request.name, context)
+        await asyncio.to_thread(path.unlink, missing_ok=True)
+        return pb.DeleteFileReply()
+
+    # ---- helpers
+
+    def _hello(self, running: list[str], held: list[pb.Done]) -> pb.Hello:
+        return pb.Hello(
+            role=self._role.value,
+            incarnation=self._incarnation,
+            model=self._model,
+            capacity=self._worker.limits.capacity,
+            endpoints=endpoint_messages(self._endpoint),
+            running=running,
+            held=held,
+            pools=pool_messages(self._endpoint),
+        )
+
+    async def _read_commands(self, session: Session, frames: AsyncIterator[pb.Commands]) -> None:
+        try:
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                async for frame in frames:
+                    for command in frame.commands:
+                        await self._obey(command, session)
+        finally:
+            session.close()
+
+    async def _obey(self, command: pb.Command, session: Session) -> None:
+        kind = command.WhichOneof("command")
+        if kind == "run":
+            self._worker.run(command.run, session)
+        elif kind == "cancel":
+            self._worker.cancel(command.cancel.task_id)
+        elif kind == "release":
+            self._worker.release(list(command.release.task_ids))
+        elif kind == "drain":
+            await self.drain()
+        else:
+            log.warning("an unknown command was ignored: %s", command)
+
+    async def _file(
+        self,
+        name: str,
+        context: grpc.aio.ServicerContext[pb.ReadFileRequest, pb.FileChunk]
+        | grpc.aio.ServicerContext[pb.DeleteFileRequest, pb.DeleteFileReply],
+    ) -> Path:
+        await self._ready.wait()
+        if self._directory is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"this {self._role.value} writes no files")
+        try:
+            return media_path(self._directory, name)
+        except ValueError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    async def _report_stats(self) -> None:
+        while True:
+            await asyncio.sleep(STATS_SECONDS)
+            self._send_stats()
+
+    def _send_stats(self) -> None:
+        stats = pb.Stats(
+            pools=pool_messages(self._endpoint),
+            resident_bytes=peak_memory_bytes(),
+            draining=self._worker.draining,
+        )
+        for session in self._sessions:
+            session.send(pb.Event(stats=stats))

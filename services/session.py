@@ -1,0 +1,65 @@
+"""One orchestrator's stream to this role: the events that wait to be sent on it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+
+from triptych_proto.control_pb2 import Event, Events
+
+# A gRPC message costs about 0.2 ms of CPU on either side, however small, so frames that carry nothing
+# but progress are sent at most this often; anything else takes waiting progress along at once.
+PROGRESS_INTERVAL = 0.2
+MAX_EVENTS_PER_FRAME = 256
+
+
+class Session:
+    """Collects events and hands them out in frames, in order.
+
+    A newer ``Progress`` of a task replaces an older one that has not left yet, so the queue is bounded by
+    the number of tasks.
+    """
+
+    def __init__(self) -> None:
+        self._events: deque[Event] = deque()
+        self._changed = asyncio.Event()
+        self._last_progress = 0.0
+        self.closed = False
+
+    def send(self, event: Event) -> None:
+        """Queues ``event``; on a closed session it is dropped, the next Hello tells what matters."""
+        if self.closed:
+            return
+        if event.HasField("progress"):
+            for i in range(len(self._events) - 1, -1, -1):
+                waiting = self._events[i]
+                if waiting.HasField("progress") and waiting.progress.task_id == event.progress.task_id:
+                    self._events[i] = event
+                    return
+        self._events.append(event)
+        self._changed.set()
+
+    def close(self) -> None:
+        """No more events; frames() ends."""
+        self.closed = True
+        self._changed.set()
+
+    async def frames(self) -> AsyncIterator[Events]:
+        while not self.closed:
+            self._changed.clear()
+            if not self._events:
+                await self._changed.wait()
+                continue
+            if all(event.HasField("progress") for event in self._events):
+                wait = self._last_progress + PROGRESS_INTERVAL - time.monotonic()
+                if wait > 0:
+                    try:
+                        await asyncio.wait_for(self._changed.wait(), wait)
+                        continue
+                    except asyncio.TimeoutError:
+                        pass
+                self._last_progress = time.monotonic()
+            count = min(len(self._events), MAX_EVENTS_PER_FRAME)
+            yield Events(events=[self._events.popleft() for _ in range(count)])

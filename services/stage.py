@@ -1,0 +1,112 @@
+"""What a role does with the inputs of a task: hand on tensors, or write a media file."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import xxhash
+
+from services.media.mp4 import Mp4Writer
+from services.model.base import Control, RoleModel, Value
+from triptych_proto.control_pb2 import Generation, MediaFile
+
+
+@dataclass
+class Product:
+    """What a task made: ``values`` for the next role, or ``file`` for the client."""
+
+    values: dict[str, Value] | None = None
+    file: MediaFile | None = None
+    compute_seconds: float = 0.0
+    saving_seconds: float = 0.0  # what the media encoder still had to do when the last frame was computed
+
+
+class Stage(Protocol):
+    """Runs on the compute thread, one task at a time."""
+
+    def run(
+        self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
+    ) -> Product: ...
+
+    def discard(self, product: Product) -> None:
+        """Undoes what a product nobody wants any more has left outside of memory."""
+
+
+class TensorStage:
+    """Encoder and denoiser: the output goes into a slot."""
+
+    def __init__(self, model: RoleModel) -> None:
+        self._model = model
+
+    def run(
+        self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
+    ) -> Product:
+        started = time.monotonic()
+        values = self._model.run(generation, inputs, control)
+        return Product(values=values, compute_seconds=time.monotonic() - started)
+
+    def discard(self, product: Product) -> None:
+        """Tensors that were not put into a slot vanish by themselves."""
+
+
+class MediaStage:
+    """Decoder: frames are encoded while further ones are computed; pixels never leave this process."""
+
+    def __init__(self, model: RoleModel, directory: Path) -> None:
+        self._model = model
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def run(
+        self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
+    ) -> Product:
+        started = time.monotonic()
+        name = file_name(task_id)
+        checksum = xxhash.xxh3_64()
+        writer = Mp4Writer(self.directory / name, generation.width, generation.height, generation.fps)
+        try:
+            for frames in self._model.frames(generation, inputs, control):
+                control.raise_if_cancelled()
+                checksum.update(np.ascontiguousarray(frames).data)
+                writer.write(frames)
+            computed = time.monotonic()
+            facts = writer.finish()
+        except BaseException:
+            writer.abort()
+            raise
+        return Product(
+            file=MediaFile(
+                name=name,
+                bytes=facts.bytes,
+                content_type="video/mp4",
+                width=facts.width,
+                height=facts.height,
+                num_frames=facts.num_frames,
+                fps=facts.fps,
+                frames_checksum=checksum.intdigest(),
+            ),
+            compute_seconds=computed - started,
+            saving_seconds=time.monotonic() - computed,
+        )
+
+    def discard(self, product: Product) -> None:
+        if product.file is not None:
+            media_path(self.directory, product.file.name).unlink(missing_ok=True)
+
+
+def file_name(task_id: str) -> str:
+    """A name of its own for every attempt: two decoders never write the same file."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", task_id) + ".mp4"
+
+
+def media_path(directory: Path, name: str) -> Path:
+    """The file ``name`` in ``directory``; ValueError if it is not a plain name."""
+    if not re.fullmatch(r"[A-Za-z0-9_-]+\.mp4", name):
+        raise ValueError(f"{name!r} is not the name of a media file")
+    return directory / name

@@ -1,0 +1,102 @@
+"""What happens when roles or the orchestrator go away, and that every slot comes back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.jobs import Status
+from orchestrator.scheduler import SchedulerOptions
+from services.role import Role
+from tests.cluster import Cluster, finished, until
+
+SLOW = "emulated:denoise=0.5"
+
+
+async def test_a_role_that_stops_loses_no_request(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path, {Role.ENCODER: 1, Role.DENOISER: 2, Role.DECODER: 1})
+    for instance in cluster.of(Role.DENOISER):
+        instance.model = SLOW
+    async with cluster:
+        jobs = [await cluster.submit("p", seed=i) for i in range(6)]
+        victim = cluster.of(Role.DENOISER)[0]
+        await until(lambda: bool(victim.worker.tasks))
+        await victim.stop()
+        await finished(*jobs)
+        assert [job.status for job in jobs] == [Status.COMPLETED] * 6
+        await victim.start()
+        await until(lambda: len(cluster.orchestrator.peers.lives()) == 4)
+        await cluster.slots_back()
+
+
+async def test_a_restarted_role_is_a_new_life(tmp_path: Path) -> None:
+    async with Cluster(tmp_path) as cluster:
+        (encoder,) = cluster.of(Role.ENCODER)
+        first = cluster.orchestrator.peers[encoder.url].life
+        await encoder.stop()
+        await until(lambda: cluster.orchestrator.peers[encoder.url].life is None)
+        assert cluster.orchestrator.missing_roles() == ["encoder"]
+        job = await cluster.submit("waits for the encoder")
+        assert job.status is Status.QUEUED
+        await encoder.start()
+        await finished(job)
+        second = cluster.orchestrator.peers[encoder.url].life
+        assert first is not None and second is not None and first.incarnation != second.incarnation
+        assert job.status is Status.COMPLETED
+
+
+async def test_an_orchestrator_that_restarts_takes_its_jobs_up_again(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    for instance in cluster.of(Role.DENOISER):
+        instance.model = SLOW
+    async with cluster:
+        jobs = [await cluster.submit("p", seed=i) for i in range(4)]
+        await until(lambda: any(job.status is Status.IN_PROGRESS for job in jobs))
+        await cluster.orchestrator.close()
+        await cluster.start_orchestrator()
+        again = [cluster.orchestrator.job(job.id) for job in jobs]
+        assert all(job is not None for job in again)
+        await finished(*[job for job in again if job is not None])
+        assert [job.status for job in again if job] == [Status.COMPLETED] * 4
+        await cluster.slots_back()
+
+
+async def test_a_deleted_job_stops_at_the_next_step_and_its_slots_come_back(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    for instance in cluster.of(Role.DENOISER):
+        instance.model = "emulated:denoise=60"
+    async with cluster:
+        (denoiser,) = cluster.of(Role.DENOISER)
+        running = await cluster.submit("long", num_inference_steps=200)
+        queued = [await cluster.submit("behind it", num_inference_steps=200) for _ in range(4)]
+        await until(lambda: running.progress > 2)
+        for job in (*queued, running):
+            assert await cluster.orchestrator.delete(job.id)
+        assert cluster.orchestrator.job(running.id) is None
+        await until(lambda: not denoiser.worker.tasks)
+        await cluster.slots_back()
+        assert all(not life.tasks for life in cluster.orchestrator.peers.lives())
+
+
+async def test_a_job_without_a_role_fails_with_that_reason(tmp_path: Path) -> None:
+    options = SchedulerOptions(absence_seconds=0.5)
+    async with Cluster(tmp_path, scheduler=options) as cluster:
+        (decoder,) = cluster.of(Role.DECODER)
+        await decoder.stop()
+        await until(lambda: cluster.orchestrator.missing_roles() == ["decoder"])
+        job = await cluster.submit("nobody decodes it")
+        await finished(job)
+        assert job.error is not None and job.error.code == "no_instance" and "decoder" in job.error.message
+        await decoder.start()
+        await cluster.slots_back()
+
+
+async def test_a_role_with_another_model_is_refused(tmp_path: Path) -> None:
+    cluster = Cluster(tmp_path)
+    (decoder,) = cluster.of(Role.DECODER)
+    async with cluster:
+        await decoder.stop()
+        decoder.model = "emulated:latents=8192"
+        await decoder.start()
+        peer = cluster.orchestrator.peers[decoder.url]
+        await until(lambda: bool(peer.refusal))
+        assert "fingerprint" in peer.refusal and peer.life is None

@@ -1,0 +1,204 @@
+"""The worker: tasks end in every way there is, and every slot comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from services.media.mp4 import MediaError
+from triptych_proto.control_pb2 import Done, Event, Failed, Generation, Input, Run
+
+from services.model.base import Control, InvalidRequest, Value
+from services.session import Session
+from services.stage import Product, file_name, media_path
+from services.wire import endpoint_messages, slot_message
+from services.worker import Worker, WorkerLimits
+from tests.cluster import until
+from transfer.endpoint import Held, TransferEndpoint
+from transfer.urls import EndpointURL
+
+POOL = 1 << 18
+
+
+class ScriptedStage:
+    """Does what the prompt says; looks at the control between steps as a model does."""
+
+    def __init__(self) -> None:
+        self.discarded = 0
+
+    def run(
+        self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
+    ) -> Product:
+        if generation.prompt == "invalid":
+            raise InvalidRequest("prompt: not for me")
+        if generation.prompt == "disk full":
+            raise MediaError("no space left")
+        if generation.prompt == "broken":
+            raise ZeroDivisionError("bug")
+        for step in range(generation.num_inference_steps):
+            control.raise_if_cancelled()
+            control.progress(step + 1, generation.num_inference_steps)
+        total = sum(t.sum().item() for t in inputs.values() if isinstance(t, torch.Tensor))
+        return Product(values={"sum": torch.full((1000,), total)})
+
+    def discard(self, product: Product) -> None:
+        self.discarded += 1
+
+
+class Bench:
+    """A worker under test, a producer of inputs, and the session that hears of everything."""
+
+    def __init__(self, worker: Worker, endpoint: TransferEndpoint, producer: TransferEndpoint) -> None:
+        self.worker = worker
+        self.endpoint = endpoint
+        self.producer = producer
+        self.session = Session()
+        self.events: list[Event] = []
+        self.listening = asyncio.create_task(self.listen())
+
+    async def listen(self) -> None:
+        async for frame in self.session.frames():
+            self.events += frame.events
+
+    async def input(self) -> tuple[Input, Held]:
+        held = await self.producer.put({"x": torch.ones(100)}, timeout=5.0)
+        endpoints = endpoint_messages(self.producer)
+        source = Input(
+            task_id="made", url=str(self.producer.url), incarnation="b" * 16, endpoints=endpoints,
+            slot=slot_message(held.location),
+        )  # fmt: skip
+        return source, held
+
+    def run(self, task_id: str, prompt: str = "", inputs: list[Input] | None = None, steps: int = 3) -> None:
+        generation = Generation(prompt=prompt, num_inference_steps=steps)
+        self.worker.run(
+            Run(task_id=task_id, job_id="j", generation=generation, inputs=inputs or []), self.session
+        )
+
+    async def outcome(self, task_id: str) -> Done | Failed:
+        await until(lambda: self.find(task_id) is not None)
+        found = self.find(task_id)
+        assert found is not None
+        return found
+
+    def find(self, task_id: str) -> Done | Failed | None:
+        for event in self.events:
+            for kind in (event.done, event.failed):
+                if kind.task_id == task_id:
+                    return kind
+        return None
+
+    @property
+    def slots_in_use(self) -> int:
+        return sum(pool.stats().slots_in_use for pool in self.endpoint.pools)
+
+
+@pytest.fixture
+async def bench() -> AsyncIterator[Bench]:
+    endpoint = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:1"), "a" * 16, POOL, POOL)
+    producer = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:2"), "b" * 16, POOL, POOL)
+    limits = WorkerLimits(capacity=64, read_seconds=2.0, pool_seconds=2.0, hold_seconds=0.05)
+    worker = Worker(ScriptedStage(), endpoint, limits)
+    bench = Bench(worker, endpoint, producer)
+    yield bench
+    await worker.close()
+    assert bench.slots_in_use == 0
+    bench.session.close()
+    await bench.listening
+    await endpoint.close()
+    await producer.close()
+
+
+async def test_a_task_reads_computes_and_holds_its_output_until_it_is_released(bench: Bench) -> None:
+    source, held = await bench.input()
+    bench.run("t", inputs=[source])
+    done = await bench.outcome("t")
+    assert isinstance(done, Done) and done.slot.length >= 4000
+    kinds = [event.WhichOneof("event") for event in bench.events if not event.HasField("progress")]
+    assert kinds == ["input_ready", "done"]
+    assert bench.slots_in_use == 1 and not bench.worker.idle.is_set()
+    bench.worker.release(["t"])
+    assert bench.slots_in_use == 0 and bench.worker.idle.is_set()
+    held.release()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [("invalid", Failed.INVALID), ("disk full", Failed.OUTPUT_STORE), ("broken", Failed.INTERNAL)],
+)
+async def test_failures_are_told_apart(bench: Bench, prompt: str, reason: int) -> None:
+    bench.run("t", prompt)
+    failed = await bench.outcome("t")
+    assert isinstance(failed, Failed) and failed.reason == reason and failed.message
+    assert not bench.worker.tasks
+
+
+async def test_a_recycled_input_is_lost_by_name(bench: Bench) -> None:
+    source, held = await bench.input()
+    held.release()
+    bench.run("t", inputs=[source])
+    failed = await bench.outcome("t")
+    assert isinstance(failed, Failed) and failed.reason == Failed.INPUT_LOST
+    assert list(failed.lost_inputs) == ["made"] and str(bench.producer.url) in failed.message
+
+
+async def test_what_cannot_be_taken_is_refused(bench: Bench) -> None:
+    bench.run("t")
+    bench.run("t")
+    assert isinstance(await bench.outcome("t"), Failed)
+    bench.worker.draining = True
+    bench.run("u")
+    failed = await bench.outcome("u")
+    assert isinstance(failed, Failed) and "draining" in failed.message
+
+
+async def test_a_task_cancelled_before_it_began(bench: Bench) -> None:
+    bench.run("t")
+    bench.worker.cancel("t")
+    failed = await bench.outcome("t")
+    assert isinstance(failed, Failed) and failed.reason == Failed.CANCELLED
+
+
+async def test_outputs_outlive_the_stream_and_are_adopted_by_the_next(bench: Bench) -> None:
+    bench.run("t")
+    await bench.outcome("t")
+    bench.worker.detach(bench.session)
+    session = Session()
+    running, held = bench.worker.attach(session)
+    assert running == [] and [done.task_id for done in held] == ["t"]
+    bench.worker.detach(session)
+    await until(lambda: not bench.worker.outputs)
+
+
+async def test_all_slots_come_back_after_any_mix(bench: Bench) -> None:
+    chance = random.Random(5)
+    inputs = []
+    for i in range(60):
+        source, held = await bench.input()
+        inputs.append(held)
+        if chance.random() < 0.2:
+            inputs.pop().release()
+        prompt = chance.choice(["", "", "", "broken", "invalid"])
+        bench.run(f"t{i}", prompt, [source], steps=chance.choice([1, 2000]))
+        if chance.random() < 0.4:
+            for _ in range(chance.choice([0, 1, 5, 50])):
+                await asyncio.sleep(0)
+            bench.worker.cancel(f"t{i}")
+    for i in range(60):
+        await bench.outcome(f"t{i}")
+    assert not bench.worker.tasks
+    bench.worker.release(list(bench.worker.outputs))
+    assert bench.slots_in_use == 0
+    for held in inputs:
+        held.release()
+
+
+def test_file_names_cannot_leave_the_directory() -> None:
+    assert media_path(Path("/d"), file_name("video_1/decode/e-1")) == Path("/d/video_1-decode-e-1.mp4")
+    for name in ("../x.mp4", "/etc/passwd", "a/b.mp4", "x", ".mp4", ""):
+        with pytest.raises(ValueError, match="not the name"):
+            media_path(Path("/d"), name)

@@ -1,0 +1,79 @@
+"""Every option does something: one that is parsed and not read fails here."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+from dataclasses import fields
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from deploy import onebox
+from services.options import RoleOptions
+from services.role import Role
+from triptych import COMMANDS
+
+ROOT = Path(__file__).parent.parent
+# Read by a computed name, for one role after the other.
+COMPUTED = {f"{role.value}{suffix}" for role in Role for suffix in ("_urls", "s")}
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser()
+    import_module(COMMANDS[command][0]).add_arguments(parser)
+    return parser
+
+
+def attributes_of(name: str) -> set[str]:
+    """All X for which some module reads ``name.X``."""
+    found: set[str] = set()
+    for package in ("deploy", "orchestrator", "services"):
+        for path in (ROOT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if (
+                    isinstance(node, ast.Attribute)
+                    and isinstance(node.value, ast.Name)
+                    and node.value.id == name
+                ):
+                    found.add(node.attr)
+                if isinstance(node, ast.Call) and ast.unparse(node.func) == "getattr":
+                    found |= {
+                        a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)
+                    }
+    return found
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_option_is_read(command: str) -> None:
+    options = {action.dest for action in parser_of(command)._actions} - {"help"}
+    assert options
+    assert options - COMPUTED <= attributes_of("args")
+
+
+def test_every_role_option_is_used() -> None:
+    used = attributes_of("options")
+    assert {field.name for field in fields(RoleOptions)} <= used
+
+
+def test_up_hands_every_option_on() -> None:
+    parser = parser_of("up")
+    words: list[str] = ["--model", "M"]
+    expected: set[str] = set()
+    for action in parser._actions:
+        if action.dest in {"help", "model", "port", "host", "data_dir"} | COMPUTED:
+            continue
+        value = str(list(action.choices)[-1] if action.choices else 17)
+        if value == str(action.default):
+            value = str(next(iter(action.choices or [])))
+        words += [action.option_strings[0], value]
+        expected.add(action.option_strings[0])
+    box = onebox.OneBox.from_arguments(parser.parse_args(words))
+    assert expected <= set(box._server_arguments) | set(box._role_arguments)
+
+
+def test_every_option_has_a_help_text() -> None:
+    for command in COMMANDS:
+        for action in parser_of(command)._actions:
+            assert action.help, f"{command} {action.option_strings}"
