@@ -10,7 +10,7 @@ from importlib import import_module
 # Modules are imported when their command is used: --help must not wait for torch.
 COMMANDS = {
     "up": ("deploy.onebox", "the whole system on this machine, in the foreground"),
-    "generate": ("orchestrator.client", "send a prompt to a running system and save the video"),
+    "generate": ("orchestrator.generate", "send a prompt to a running system and save the video"),
     "orchestrator": ("orchestrator.main", "the HTTP endpoint that routes requests through the roles"),
     "encoder": ("services.encoder", "one encoder: prompt to embeddings"),
     "denoiser": ("services.denoiser", "one denoiser: embeddings to latents"),

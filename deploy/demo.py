@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 import tempfile
 import time
@@ -13,7 +12,7 @@ import av
 
 from deploy import tiny_model
 from deploy.onebox import OneBox
-from orchestrator import client
+from orchestrator import generate
 
 START_SECONDS = 300.0
 
@@ -51,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
             with box:
                 box.wait_ready(START_SECONDS)
                 print(f"ready after {time.monotonic() - started:.1f} s at {box.url}")
-                code = asyncio.run(client.generate(box.url, args.prompt, output))
-        except (RuntimeError, client.ClientError) as error:
+                code = generate.run(_generate_arguments(args.prompt, output, box.url))
+        except RuntimeError as error:
             print(f"triptych demo: {error}; see {log_path}", file=sys.stderr)
             return 1
     if code != 0:
@@ -60,6 +59,13 @@ def run(args: argparse.Namespace) -> int:
     frames, seconds = decode(output)
     print(f"checked: {frames} frames, {seconds:.2f} s play")
     return 0
+
+
+def _generate_arguments(prompt: str, output: Path, server: str) -> argparse.Namespace:
+    """What ``triptych generate`` would be told."""
+    parser = argparse.ArgumentParser()
+    generate.add_arguments(parser)
+    return parser.parse_args(["--output", str(output), "--server", server, "--", prompt])
 
 
 def decode(path: Path) -> tuple[int, float]:

@@ -41,7 +41,8 @@ class RoleServer(RoleServicer):
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
         self._health = health.aio.HealthServicer()
         self._sessions: set[Session] = set()
-        self._ready = asyncio.Event()
+        self._ready = asyncio.Event()  # open for work, or never going to be
+        self._stopping = False
         self._stats: asyncio.Task[None] | None = None
         add_RoleServicer_to_server(self, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -73,6 +74,8 @@ class RoleServer(RoleServicer):
         await self._health.set("ready", health_pb2.HealthCheckResponse.NOT_SERVING)
 
     async def stop(self) -> None:
+        self._stopping = True
+        self._ready.set()
         if self._stats is not None:
             self._stats.cancel()
         for session in self._sessions:
@@ -87,6 +90,8 @@ class RoleServer(RoleServicer):
         context: grpc.aio.ServicerContext[pb.Commands, pb.Events],
     ) -> AsyncIterator[pb.Events]:
         await self._ready.wait()
+        if self._stopping:
+            return
         session = Session()
         self._sessions.add(session)
         log.info("an orchestrator attached from %s", context.peer())
@@ -178,6 +183,8 @@ class RoleServer(RoleServicer):
         | grpc.aio.ServicerContext[pb.DeleteFileRequest, pb.DeleteFileReply],
     ) -> Path:
         await self._ready.wait()
+        if self._stopping:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"this {self._role.value} is stopping")
         if self._directory is None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"this {self._role.value} writes no files")
         try:

@@ -9,6 +9,8 @@ from orchestrator.http.errors import add_request_id, error_middleware
 from orchestrator.http.options import HttpOptions
 from orchestrator.http.service import OPTIONS, SERVICE, VideoService
 
+SHUTDOWN_SECONDS = 5.0  # for requests that are under way when the server stops
+
 
 def create_app(service: VideoService, options: HttpOptions) -> web.Application:
     app = web.Application(middlewares=[error_middleware], client_max_size=options.max_body_bytes)
@@ -38,5 +40,6 @@ def create_runner(service: VideoService, options: HttpOptions) -> web.AppRunner:
     return web.AppRunner(
         create_app(service, options),
         keepalive_timeout=options.keepalive_timeout,
+        shutdown_timeout=SHUTDOWN_SECONDS,
         access_log=None,  # a client polls ten times a second: metrics count, a log would drown
     )

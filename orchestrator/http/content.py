@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable
-from contextlib import aclosing
-from pathlib import PurePosixPath
+from collections.abc import AsyncGenerator, Awaitable, Mapping
+from contextlib import aclosing, suppress
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from orchestrator.http.errors import ApiError, invalid
 from orchestrator.http.service import OPTIONS, SERVICE
 from orchestrator.http.videos import find_job
 from orchestrator.jobs import Job, Status
 from triptych_proto.control_pb2 import MediaFile
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -31,14 +35,12 @@ async def content(request: web.Request) -> web.StreamResponse:
         "Content-Disposition": f'attachment; filename="{job.id}{PurePosixPath(file.name).suffix}"',
         "Accept-Ranges": "bytes",
     }
-    service = request.app[SERVICE]
+    service, timeout = request.app[SERVICE], request.app[OPTIONS].download_timeout
     path = service.content_path(job)
     if path is not None:
         if not await asyncio.to_thread(path.is_file):
             raise ApiError(404, f"the file of {job.id} is gone from the output store", code="content_gone")
-        response: web.StreamResponse = web.FileResponse(path, headers=headers)
-        await _send(request, response.prepare(request))
-        return response
+        return _File(path, headers, timeout)
     if status == 206:
         headers["Content-Range"] = f"bytes {offset}-{offset + length - 1}/{file.bytes}"
     response = web.StreamResponse(status=status, headers=headers)
@@ -47,7 +49,8 @@ async def content(request: web.Request) -> web.StreamResponse:
         return response
     async with aclosing(service.read_content(job, offset, length)) as chunks:
         first = await anext(chunks, b"")  # before the headers, so that a failure can still be answered
-        await _send(request, _stream(request, response, first, chunks))
+        with suppress(ConnectionError):  # aiohttp sees for itself that the connection is gone
+            await _send(request, _stream(request, response, first, chunks), timeout)
     return response
 
 
@@ -61,10 +64,21 @@ async def _stream(
     await response.write_eof()
 
 
-async def _send(request: web.Request, sending: Awaitable[object]) -> None:
+class _File(web.FileResponse):
+    """A FileResponse whose client cannot stop reading for ever."""
+
+    def __init__(self, path: Path, headers: Mapping[str, str], timeout: float) -> None:
+        super().__init__(path, headers=headers)
+        self._timeout = timeout
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return await _send(request, super().prepare(request), self._timeout)
+
+
+async def _send(request: web.BaseRequest, sending: Awaitable[T], timeout: float) -> T:
     """Once headers are out, only a cut connection can tell the client that something went wrong."""
     try:
-        await asyncio.wait_for(sending, request.app[OPTIONS].download_timeout)
+        return await asyncio.wait_for(sending, timeout)
     except ConnectionError:
         raise
     except Exception as error:

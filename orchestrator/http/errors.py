@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-_REQUEST_ID = "request_id"
+_REQUEST_ID = web.RequestKey("request_id", str)
 _SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}", re.ASCII)
 
 
@@ -80,7 +80,9 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
 
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """An ``on_response_prepare`` signal: it also reaches replies that are streamed."""
-    response.headers["x-request-id"] = request[_REQUEST_ID]
+    request_id = request.get(_REQUEST_ID)
+    if request_id is not None:  # a request that aiohttp refuses before any middleware has none
+        response.headers["x-request-id"] = request_id
 
 
 def _from_aiohttp(request: web.Request, error: web.HTTPException) -> ApiError:

@@ -103,12 +103,12 @@ def _size(given: Mapping[str, Any], model: Model) -> tuple[int, int]:
         param = "width" if "width" in given else "height" if "height" in given else "size"
         width, height = given.get("width", width), given.get("height", height)
     if width * height > model.max_pixels:
-        raise invalid(param, f"{width}x{height} has more pixels than the {model.max_pixels} a frame may have")
+        raise invalid(param, f"{param}: {width}x{height} is more than {model.max_pixels} pixels")
     step = max(model.spatial_multiple, 1)
     if width < 1 or height < 1 or width % step or height % step:
         raise invalid(
             param,
-            f"{width}x{height} is not in multiples of {step} pixels; "
+            f"{param}: {width}x{height} is not in multiples of {step} pixels; "
             f"the nearest valid size is {_nearest_size(width, height, step, model.max_pixels)}",
         )
     return width, height
@@ -134,12 +134,12 @@ def _num_frames(given: Mapping[str, Any], model: Model, fps: float) -> int:
         frames = enough
         param = "num_frames" if "num_frames" in given else "seconds"
     if frames > model.max_frames:
-        raise invalid(param, f"{frames} frames are more than the {model.max_frames} a video may have")
+        raise invalid(param, f"{param}: {frames} frames are more than {model.max_frames}")
     if frames < 1 or (frames - 1) % step:
         below = max(frames - 1, 0) // step * step + 1
         nearest = " and ".join(str(n) for n in (below, below + step) if n <= model.max_frames)
         rule = f"not 1 more than a multiple of {step}"
-        raise invalid(param, f"num_frames {frames} is {rule}; the nearest valid: {nearest}")
+        raise invalid(param, f"{param}: {frames} is {rule}; the nearest valid: {nearest}")
     return frames
 
 

@@ -87,7 +87,8 @@ def representation(job: Job, base_url: str | None) -> dict[str, Any]:
 
     ``seconds`` is a string, as in OpenAI's API: the length of the video, which the model's frame counts
     may make a little longer than asked for. ``inference_time_s`` leaves out the time in the queue.
-    ``phases`` says in order where the time went; ``stage_durations`` is its sum by name.
+    ``phases`` says in order where the time went; ``stage_durations`` is its sum by name. ``frames_xxh3``
+    is a hash of the frames before encoding: equal requests have equal frames.
     """
     generation = job.generation
     facts = job.file or generation
@@ -117,6 +118,8 @@ def representation(job: Job, base_url: str | None) -> dict[str, Any]:
     if job.status is Status.COMPLETED:
         video["inference_time_s"] = sum(phase.seconds for phase in job.phases if phase.name != "queue")
         video["peak_memory_mb"] = job.peak_memory_bytes / 2**20
+        if job.file is not None:
+            video["frames_xxh3"] = f"{job.file.frames_checksum:016x}"
         if base_url is not None:
             video["url"] = f"{base_url}/v1/videos/{job.id}/content"
     return video

@@ -1,1 +1,1 @@
-"""."""
+"""Media files: how frames become a video that plays."""

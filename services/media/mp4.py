@@ -63,12 +63,11 @@ class Mp4Writer:
         self._aborted = threading.Event()
         self._chunks: queue.Queue[np.ndarray | None] = queue.Queue(QUEUE_CHUNKS)
         try:
-            # "file:" lest a colon in the path be taken for a protocol.
-            self._container = av.open(
-                f"file:{self._part}", "w", format="mp4", options={"movflags": "+faststart"}
-            )
-        except (av.FFmpegError, OSError) as error:
-            raise MediaError(f"{self._part}: {error}") from error
+            self._part.touch()  # libav opens it with the first frame: too late to refuse
+        except OSError as error:
+            raise MediaError(f"{path}: {error}") from error
+        # "file:" lest a colon in the path be taken for a protocol.
+        self._container = av.open(f"file:{self._part}", "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream(
             "libx264", rate=rate, options={"crf": str(crf), "preset": preset}
         )

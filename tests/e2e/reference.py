@@ -14,7 +14,7 @@ from diffusers import WanPipeline
 
 @lru_cache(maxsize=1)
 def fused(model: Path) -> Any:
-    pipeline = WanPipeline.from_pretrained(model, torch_dtype=torch.float32)
+    pipeline = WanPipeline.from_pretrained(model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -26,6 +26,10 @@ class CountingRelay:
     async def start(self) -> None:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
 
+    async def stop(self) -> None:
+        self.server.close()
+        await self.server.wait_closed()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self.target)
@@ -67,3 +71,5 @@ async def test_the_orchestrator_sees_neither_tensors_nor_pixels(tmp_path: Path) 
         pixels = 512 * 512 * 3 * 17
         assert moved >= 2 * TENSOR_BYTES and pixels > TENSOR_BYTES
         assert 0 < passed < 32 * 1024, f"{passed} bytes passed the orchestrator's control streams"
+    for relay in relays:
+        await relay.stop()

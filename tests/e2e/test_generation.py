@@ -25,7 +25,7 @@ async def generate(box: OneBox, path: Path | None = None, **fields: Any) -> dict
         job = await client.wait(job["id"], timeout=120.0)
         assert job["status"] == "completed", job
         if path is not None:
-            await client.download(job["id"], path)
+            await client.download(job["id"], path, timeout=60.0)
         return job
 
 

@@ -228,7 +228,7 @@ async def test_every_slot_comes_back(producer: TransferEndpoint, consumer: Trans
 async def test_bad_options_leave_nothing_open() -> None:
     for options in ({"engines": ("shm", "ucx")}, {"host": "0.0.0.0"}):
         with pytest.raises(ValueError, match=r"ucx|advertise"):
-            await TransferEndpoint.start(CONSUMER, LIFE, 4096, 4096, **options)  # type: ignore[arg-type]
+            await TransferEndpoint.start(CONSUMER, LIFE, 4096, 4096, **options)
     endpoint = await TransferEndpoint.start(CONSUMER, LIFE, 4096, 4096)
     with pytest.raises(OSError, match="in use"):
         await TransferEndpoint.start(CONSUMER, LIFE, 4096, 4096)

@@ -158,11 +158,11 @@ class _Connection:
         self.address = address
         self._poller = zmq.Poller()
         self._socket = _socket(context, zmq.DEALER)
+        self._monitor = self._socket.get_monitor_socket(_LOSSES)
         try:
             self._socket.setsockopt(zmq.MAXMSGSIZE, CHUNK_BYTES)
             self._socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_MS)
             self._socket.setsockopt(zmq.RECONNECT_IVL, -1)  # what was asked is lost with the connection
-            self._monitor = self._socket.get_monitor_socket(_LOSSES)
             self._poller.register(self._monitor, zmq.POLLIN)
             self._poller.register(self._socket, zmq.POLLIN)
             self._socket.connect(resolved)
@@ -174,8 +174,11 @@ class _Connection:
         return bool(self._monitor.poll(0))
 
     def close(self) -> None:
-        for member in (*(pair[0] for pair in self._poller.sockets), self._socket):
-            member.close()
+        # In this order: libzmq's I/O thread would wait for ever to tell a monitor that nobody reads.
+        with contextlib.suppress(zmq.ContextTerminated):
+            self._socket.disable_monitor()
+        self._monitor.close()
+        self._socket.close()
 
     def read(self, source: Source, into: memoryview, deadline: float) -> int:
         """Fills `into` and returns the checksum of what arrived."""

@@ -1,0 +1,137 @@
+"""``triptych generate``: a prompt in, a file out, and where the time went."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from orchestrator.client import ClientError, Video, VideoClient
+
+DEFAULT_SERVER = "http://127.0.0.1:30010"
+BAR_WIDTH = 30
+CLEAN_UP_SECONDS = 5.0
+
+# Options that are sent as fields of the request when they are given.
+FIELDS = (
+    "model",
+    "size",
+    "num_frames",
+    "seconds",
+    "fps",
+    "num_inference_steps",
+    "guidance_scale",
+    "negative_prompt",
+    "seed",
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("prompt", help="what the video shows")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("out.mp4"), help="file (default: %(default)s)"
+    )
+    parser.add_argument("--server", default=DEFAULT_SERVER, metavar="URL", help="(default: %(default)s)")
+    parser.add_argument("--model", help="one of those that the server lists")
+    parser.add_argument("--size", metavar="WxH", help="for example 832x480")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--num-frames", type=int, metavar="N", help="length in frames")
+    length.add_argument("--seconds", type=float, metavar="S", help="length in seconds")
+    parser.add_argument("--fps", type=float, metavar="F", help="frames per second")
+    parser.add_argument("--steps", type=int, dest="num_inference_steps", metavar="N", help="denoising steps")
+    parser.add_argument("--guidance-scale", type=float, metavar="G", help="how closely to follow the prompt")
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="what the video does not show")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same video")
+    parser.add_argument(
+        "--timeout", type=float, default=3600.0, metavar="S", help="seconds to wait (default: %(default)g)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit code: 0, 1 for an error (one line on stderr), 130 after Ctrl-C (which deletes the job)."""
+    try:
+        asyncio.run(_generate(args))
+    except (ClientError, OSError) as error:
+        print(f"triptych generate: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("triptych generate: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+async def _generate(args: argparse.Namespace) -> None:
+    fields = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
+    # Before minutes are spent on a video that cannot be saved.
+    await asyncio.to_thread(args.output.parent.mkdir, parents=True, exist_ok=True)
+    async with VideoClient(args.server) as client:
+        video = await client.create(prompt=args.prompt, **fields)
+        progress = _Progress()
+        try:
+            video = await client.wait(video["id"], timeout=args.timeout, on_progress=progress.show)
+        except BaseException:
+            await _delete(client, video["id"])  # no one waits for it any more
+            raise
+        finally:
+            progress.end()
+        if video["status"] == "failed":
+            error = video["error"] or {}
+            raise ClientError(f"{video['id']} failed: {error.get('message')}", code=error.get("code"))
+        await client.download(video["id"], args.output, timeout=args.timeout)
+    print(summary(video, args.output))
+
+
+async def _delete(client: VideoClient, video_id: str) -> None:
+    try:
+        await asyncio.wait_for(client.delete(video_id), CLEAN_UP_SECONDS)
+    except (ClientError, asyncio.TimeoutError) as error:
+        if getattr(error, "status", None) == 404:
+            return
+        print(f"triptych generate: could not delete {video_id}: {error}", file=sys.stderr)
+
+
+def summary(video: Video, path: Path) -> str:
+    """The file, what is in it, and a table of phases in seconds."""
+    lines = [
+        f"{path}: {video['size']}, {video['num_frames']} frames, {video['fps']:g} fps, seed {video['seed']}"
+    ]
+    phases: list[dict[str, Any]] = video["phases"]
+    total = sum(phase["seconds"] for phase in phases)
+    for phase in phases:
+        share = phase["seconds"] / total if total > 0 else 0.0
+        lines.append(
+            f"  {phase['name']:<10}{phase['seconds']:9.3f} s {share:5.0%}  {phase.get('url', '')}".rstrip()
+        )
+    if phases:
+        lines.append(f"  {'total':<10}{total:9.3f} s")
+    return "\n".join(lines)
+
+
+class _Progress:
+    """A bar that is drawn again on a terminal; elsewhere a line for each new state and tenth."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+        self._bar = sys.stderr.isatty()
+        self._shown: tuple[str, int] | None = None
+
+    def show(self, video: Video) -> None:
+        status, percent = str(video["status"]), int(video["progress"])
+        elapsed = time.monotonic() - self._start
+        if self._bar:
+            bar = "#" * (percent * BAR_WIDTH // 100)
+            print(
+                f"\r[{bar:<{BAR_WIDTH}}] {percent:3d}% {elapsed:6.1f} s  {status:<12}",
+                end="",
+                file=sys.stderr,
+            )
+        elif self._shown != (status, percent // 10):
+            print(f"{video['id']} {status} {percent}% after {elapsed:.1f} s", file=sys.stderr)
+        self._shown = (status, percent // 10)
+
+    def end(self) -> None:
+        if self._bar and self._shown is not None:
+            print(file=sys.stderr)
