@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,9 +16,10 @@ from orchestrator.catalog import Catalog
 from orchestrator.graph import GENERATION
 from orchestrator.http.errors import ApiError
 from orchestrator.jobs import Job
-from orchestrator.metrics import Gauges, Metrics
-from orchestrator.peers import Life, Peer, Peers, State
+from orchestrator.metrics import Metrics
+from orchestrator.peers import Life, Peer, Peers
 from orchestrator.scheduler import Scheduler, SchedulerOptions
+from orchestrator.state_metrics import StateCollector
 from orchestrator.store import JobStore
 from transfer.urls import EndpointURL
 from triptych_proto import control_pb2 as pb
@@ -45,11 +46,11 @@ class Orchestrator:
         self._catalog = Catalog()
         self._metrics = Metrics()
         self.registry = self._metrics.registry
-        self.registry.register(Gauges(self._gauges))
         self.peers = Peers()
         self.scheduler = Scheduler(
             secrets.token_hex(4), self.peers.lives, self._finished, self._metrics, options.scheduler
         )
+        self.registry.register(StateCollector(self.scheduler, self.peers))
         self._background: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -191,37 +192,3 @@ class Orchestrator:
         self._background.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("a background task failed", exc_info=task.exception())
-
-    def _gauges(self) -> Iterable[tuple[str, str, dict[str, str], float]]:
-        active = len(self.scheduler.active)
-        yield "triptych_requests_in_flight", "Accepted and not over.", {}, active
-        running: dict[str, int] = {}
-        for peer in self.peers.values():
-            if peer.life is not None:
-                running[peer.role] = running.get(peer.role, 0) + len(peer.life.tasks)
-        queued: dict[str, int] = {}
-        for (role, _), queue in self.scheduler.queues.items():
-            queued[role] = queued.get(role, 0) + len(queue)
-        for stage in GENERATION.stages:
-            labels = {"stage": stage.name}
-            yield (
-                "triptych_stage_queue_depth",
-                "Ready and waiting for room.",
-                labels,
-                queued.get(stage.role, 0),
-            )
-            yield "triptych_stage_running", "Given to an instance.", labels, running.get(stage.role, 0)
-        for role in GENERATION.roles:
-            for state in State:
-                count = sum(peer.role == role and peer.state is state for peer in self.peers.values())
-                yield (
-                    "triptych_workers",
-                    "Configured roles by state.",
-                    {"role": role, "state": state.value},
-                    count,
-                )
-        for life in self.peers.lives():
-            for pool in life.pools:
-                labels = {"role": life.role, "url": str(life.url), "pool": pool.name}
-                yield "triptych_pool_bytes", "Size of a slot pool.", labels, pool.bytes
-                yield "triptych_pool_free_bytes", "Free bytes of a slot pool.", labels, pool.free_bytes

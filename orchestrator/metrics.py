@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
 
 SECONDS = (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 60, 120, 300, 600, 1800)
 
@@ -59,20 +55,3 @@ class Metrics:
             ("stage", "reason"),
             registry=at,
         )
-
-
-class Gauges(Collector):
-    """Values read when somebody asks, so that they are never out of date."""
-
-    def __init__(self, read: Callable[[], Iterable[tuple[str, str, dict[str, str], float]]]) -> None:
-        """``read`` gives name, help text, labels and value; rows of one name have equal label names."""
-        self._read = read
-
-    def collect(self) -> Iterable[Metric]:
-        families: dict[str, GaugeMetricFamily] = {}
-        for name, text, labels, value in self._read():
-            family = families.get(name)
-            if family is None:
-                family = families[name] = GaugeMetricFamily(name, text, labels=list(labels))
-            family.add_metric(list(labels.values()), value)
-        return families.values()

@@ -59,6 +59,7 @@ class Life:
         self.capacity = hello.capacity
         self.endpoints = tuple(hello.endpoints)
         self.pools = tuple(hello.pools)
+        self.traffic: tuple[pb.Traffic, ...] = ()
         self.resident_bytes = 0
         self.draining = False
         self.tasks: set[str] = set()  # dispatched to it and not finished

@@ -116,6 +116,7 @@ class Scheduler:
 
     def joined(self, life: Life, hello: pb.Hello) -> None:
         """Work of an earlier stream that nobody waits for any more is stopped, then new work is given."""
+        life.tasks.update(hello.running)  # they take up places until they have ended
         for task_id in hello.running:
             life.send(pb.Command(cancel=pb.Cancel(task_id=task_id)))
         if hello.held:
@@ -140,6 +141,7 @@ class Scheduler:
         kind = event.WhichOneof("event")
         if kind == "stats":
             life.pools = tuple(event.stats.pools)
+            life.traffic = tuple(event.stats.traffic)
             life.resident_bytes = event.stats.resident_bytes
             life.draining = event.stats.draining
         elif kind == "input_ready":

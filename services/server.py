@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from services.role import Role
 from services.session import Session
 from services.stage import media_path
-from services.wire import endpoint_messages, pool_messages
+from services.wire import endpoint_messages, pool_messages, traffic_messages
 from services.worker import Worker, peak_memory_bytes
 from transfer.endpoint import TransferEndpoint
 from triptych_proto import control_pb2 as pb
@@ -94,7 +94,8 @@ class RoleServer(RoleServicer):
             return
         session = Session()
         self._sessions.add(session)
-        log.info("an orchestrator attached from %s", context.peer())
+        caller = context.peer()  # now: when the stream has ended, asking the context crashes the process
+        log.info("an orchestrator attached from %s", caller)
         running, held = self._worker.attach(session)
         yield pb.Events(events=[pb.Event(hello=self._hello(running, held))])
         reader = asyncio.create_task(self._read_commands(session, request_iterator))
@@ -106,7 +107,7 @@ class RoleServer(RoleServicer):
             session.close()
             self._sessions.discard(session)
             self._worker.detach(session)
-            log.info("the orchestrator at %s is gone", context.peer())
+            log.info("the orchestrator at %s is gone", caller)
 
     async def ReadFile(
         self,
@@ -202,6 +203,7 @@ class RoleServer(RoleServicer):
             pools=pool_messages(self._endpoint),
             resident_bytes=peak_memory_bytes(),
             draining=self._worker.draining,
+            traffic=traffic_messages(self._endpoint),
         )
         for session in self._sessions:
             session.send(pb.Event(stats=stats))

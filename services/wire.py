@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 from transfer.endpoint import TransferEndpoint
 from transfer.engines.base import EngineAddress
 from transfer.pool import SlotLocation
 from triptych_proto.control_pb2 import Input, Pool, Slot
+from triptych_proto.control_pb2 import Traffic as TrafficMessage
 from triptych_proto.control_pb2 import TransferEndpoint as EndpointMessage
 
 
@@ -30,6 +33,10 @@ def endpoint_messages(endpoint: TransferEndpoint) -> list[EndpointMessage]:
 
 def engine_addresses(source: Input) -> tuple[EngineAddress, ...]:
     return tuple(EngineAddress(e.engine, e.address, e.scope) for e in source.endpoints)
+
+
+def traffic_messages(endpoint: TransferEndpoint) -> list[TrafficMessage]:
+    return [TrafficMessage(**asdict(total)) for total in endpoint.traffic]
 
 
 def pool_messages(endpoint: TransferEndpoint) -> list[Pool]:

@@ -9,8 +9,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from triptych_proto.control_pb2 import Generation
-
 from deploy.onebox import free_port
 from orchestrator.core import CoreOptions, Orchestrator
 from orchestrator.jobs import Job
@@ -23,6 +21,7 @@ from services.stage import MediaStage, Product, Stage, TensorStage
 from services.worker import Worker, WorkerLimits
 from transfer.endpoint import TransferEndpoint
 from transfer.urls import EndpointURL
+from triptych_proto.control_pb2 import Generation
 
 LIMITS = WorkerLimits(capacity=2, read_seconds=5.0, pool_seconds=5.0, hold_seconds=0.5)
 POOL_BYTES = 1 << 20

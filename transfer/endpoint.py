@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,10 +17,14 @@ from transfer.engines.zmq import ZmqEngine
 from transfer.errors import PeerUnreachable, TransferError
 from transfer.manifest import Value, pack, unpack
 from transfer.pool import Lease, Pool, SlotLocation
+from transfer.traffic import Meter, Traffic
 from transfer.urls import EndpointURL
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
+MAX_CHOICES = 1024  # peers whose last choice is remembered, so that it is logged when it changes
 COPY_THREADS = 2
 READ_THREADS = 16
 
@@ -57,6 +62,8 @@ class TransferEndpoint:
         self._copiers = ThreadPoolExecutor(COPY_THREADS, "transfer-copy")
         self._hashers = ThreadPoolExecutor(COPY_THREADS, "transfer-hash")
         self._readers = ThreadPoolExecutor(READ_THREADS, "transfer-read")
+        self._meter = Meter()
+        self._chosen: dict[EndpointURL, str] = {}  # the engine by which each peer was read last, and why
         self._at_work: set[asyncio.Future[Any]] = set()
 
     @classmethod
@@ -102,6 +109,11 @@ class TransferEndpoint:
         """How peers reach this process, best first."""
         return tuple(EngineAddress(e.name, e.address, e.scope) for e in self._engines)
 
+    @property
+    def traffic(self) -> list[Traffic]:
+        """What was read from peers, by engine, and what was put into slots for them."""
+        return self._meter.totals
+
     async def put(self, values: Mapping[str, Value], timeout: float) -> Held:
         """Copies `values` into an outbox slot, for which it waits at most `timeout` seconds.
 
@@ -117,7 +129,8 @@ class TransferEndpoint:
             early = hashing.result()
             return memory.checksum(lease.payload) if early is None else early
 
-        checksum = await self._on_thread(self._copiers, lease, copy)
+        with self._meter.measure("copy", "out", packed.nbytes):
+            checksum = await self._on_thread(self._copiers, lease, copy)
         return Held(lease.publish(packed.manifest, checksum), lease.release)
 
     async def fetch(
@@ -149,7 +162,8 @@ class TransferEndpoint:
             except TransferError as error:
                 raise type(error)(f"{source}: {error}") from None
 
-        values = await self._on_thread(self._readers, lease, read)
+        with self._meter.measure(engine.name, "in", location.length):
+            values = await self._on_thread(self._readers, lease, read)
         seconds = time.monotonic() - started
         return Received(values, engine.name, location.length, seconds, lease.release)
 
@@ -166,12 +180,26 @@ class TransferEndpoint:
             pool.arena.close()
 
     def _choose(self, url: EndpointURL, addresses: Sequence[EngineAddress]) -> tuple[Engine, str]:
+        passed_over: list[str] = []
         for engine in self._engines:
-            for offered in addresses:
-                if offered.engine == engine.name and offered.scope in ("", engine.scope):
+            offers = [offered for offered in addresses if offered.engine == engine.name]
+            for offered in offers:
+                if offered.scope in ("", engine.scope):
+                    self._note_choice(url, engine, passed_over)
                     return engine, offered.address
+            why = "it is on another host" if offers else "it does not offer that"
+            passed_over.append(f"not by {engine.name}: {why}")
         ours, theirs = [e.name for e in self._engines], [a.engine for a in addresses]
         raise PeerUnreachable(f"{url}: no engine of {ours} reaches it, it offers {theirs}")
+
+    def _note_choice(self, url: EndpointURL, engine: Engine, passed_over: Sequence[str]) -> None:
+        reason = f"{engine.name} ({', '.join(passed_over) or 'first choice'})"
+        if self._chosen.get(url) != reason:
+            log.info("%s is read by %s", url, reason)
+            self._chosen.pop(url, None)
+            self._chosen[url] = reason
+            if len(self._chosen) > MAX_CHOICES:
+                del self._chosen[next(iter(self._chosen))]
 
     async def _on_thread(self, executor: ThreadPoolExecutor, lease: Lease, work: Callable[[], T]) -> T:
         """Runs `work` on the lease's memory; unless it succeeds, releases the lease when it has ended."""
@@ -184,5 +212,10 @@ class TransferEndpoint:
             if running.done():
                 lease.release()
             else:  # cancelled, but the thread may still write
-                running.add_done_callback(lambda _: lease.release())
+                running.add_done_callback(lambda ended: _abandon(ended, lease))
             raise
+
+
+def _abandon(ended: "asyncio.Future[Any]", lease: Lease) -> None:
+    ended.exception()  # nobody waits for it: asyncio would complain of an error that was not looked at
+    lease.release()

@@ -33,8 +33,8 @@ def load(
 ) -> ModularRole:
     """As ``services.model.open_model``, for models that have weights."""
     _quieten()
-    if threads is not None:
-        torch.set_num_threads(threads)
+    # Results depend on the count; said outright, MKL no longer adapts it by itself.
+    torch.set_num_threads(threads or torch.get_num_threads())
     place = _device(device)
     precision = _dtype(dtype, place)
     folder = open_folder(model)

@@ -10,9 +10,9 @@ from typing import Any
 import aiohttp
 import av
 import pytest
-from orchestrator.client import VideoClient
 
 from deploy.onebox import OneBox
+from orchestrator.client import VideoClient
 from tests.e2e import reference
 
 SHAPES = [(64, 64, 5), (96, 64, 9), (64, 112, 13)]

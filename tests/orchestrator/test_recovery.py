@@ -66,15 +66,14 @@ async def test_a_deleted_job_stops_at_the_next_step_and_its_slots_come_back(tmp_
         instance.model = "emulated:denoise=60"
     async with cluster:
         (denoiser,) = cluster.of(Role.DENOISER)
-        running = await cluster.submit("long", num_inference_steps=200)
-        queued = [await cluster.submit("behind it", num_inference_steps=200) for _ in range(4)]
-        await until(lambda: running.progress > 2)
-        for job in (*queued, running):
+        jobs = [await cluster.submit("long", num_inference_steps=200) for _ in range(5)]
+        await until(lambda: any(job.progress > 2 for job in jobs))
+        for job in jobs:
             assert await cluster.orchestrator.delete(job.id)
-        assert cluster.orchestrator.job(running.id) is None
+            assert cluster.orchestrator.job(job.id) is None
         await until(lambda: not denoiser.worker.tasks)
         await cluster.slots_back()
-        assert all(not life.tasks for life in cluster.orchestrator.peers.lives())
+        await until(lambda: not any(life.tasks for life in cluster.orchestrator.peers.lives()))
 
 
 async def test_a_job_without_a_role_fails_with_that_reason(tmp_path: Path) -> None:

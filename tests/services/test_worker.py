@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from services.media.mp4 import MediaError
-from triptych_proto.control_pb2 import Done, Event, Failed, Generation, Input, Run
 
+from services.media.mp4 import MediaError
 from services.model.base import Control, InvalidRequest, Value
 from services.session import Session
 from services.stage import Product, file_name, media_path
@@ -20,6 +19,7 @@ from services.worker import Worker, WorkerLimits
 from tests.cluster import until
 from transfer.endpoint import Held, TransferEndpoint
 from transfer.urls import EndpointURL
+from triptych_proto.control_pb2 import Done, Event, Failed, Generation, Input, Run
 
 POOL = 1 << 18
 

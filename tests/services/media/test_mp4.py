@@ -19,11 +19,9 @@ from services.media.mp4 import MediaError, MediaFacts, Mp4Writer
 def picture(num_frames: int, height: int, width: int) -> np.ndarray:
     """Smooth, moving colours: what survives 4:2:0."""
     y, x = np.mgrid[0:height, 0:width] / max(height, width)
-    frames = [
-        np.stack([x, y, np.full_like(x, index / max(1, num_frames - 1))], axis=-1)
-        for index in range(num_frames)
-    ]
-    return (np.stack(frames) * 255).astype(np.uint8)
+    times = np.linspace(0, 1, num_frames)
+    frames = np.stack([np.stack([x, y, np.full_like(x, time)], axis=-1) for time in times])
+    return (frames * 255).astype(np.uint8)
 
 
 def written(path: Path, frames: np.ndarray, fps: float = 8.0, **options: Any) -> MediaFacts:
@@ -142,11 +140,15 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, limit: int) 
     path = tmp_path / "video.mp4"
     frames = np.random.default_rng(0).integers(0, 256, (60, 240, 320, 3), np.uint8)
     with largest_file(limit), pytest.raises(MediaError, match=str(path)):
-        with Mp4Writer(path, 320, 240, 8) as writer:
-            for _ in range(4):
-                writer.write(frames)
-            writer.finish()
+        fill(path, frames)
     assert list(tmp_path.iterdir()) == []
+
+
+def fill(path: Path, frames: np.ndarray) -> None:
+    with Mp4Writer(path, 320, 240, 8) as writer:
+        for _ in range(4):
+            writer.write(frames)
+        writer.finish()
 
 
 @contextmanager
@@ -163,9 +165,10 @@ def largest_file(limit: int) -> Iterator[None]:
     "frames", [np.zeros((1, 32, 34, 3), np.uint8), np.zeros((1, 32, 32, 3)), np.zeros((32, 32, 3), np.uint8)]
 )
 def test_frames_of_another_kind_are_refused(tmp_path: Path, frames: np.ndarray) -> None:
-    with Mp4Writer(tmp_path / "video.mp4", 32, 32, 8) as writer:
-        with pytest.raises(ValueError, match=r"expected uint8 \(n, 32, 32, 3\)"):
-            writer.write(frames)
+    writer = Mp4Writer(tmp_path / "video.mp4", 32, 32, 8)
+    with pytest.raises(ValueError, match=r"expected uint8 \(n, 32, 32, 3\)"):
+        writer.write(frames)
+    writer.abort()
 
 
 def test_a_rate_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -75,6 +75,12 @@ def fused_pipeline(folder: Path) -> Any:
     return pipeline
 
 
+def to_pixels(frames: np.ndarray) -> np.ndarray:
+    """As diffusers makes pictures of numbers in [0, 1]."""
+    pixels: np.ndarray = (frames * 255).round().astype(np.uint8)
+    return pixels
+
+
 def fused_frames(pipeline: Any, request: Generation, **changes: Any) -> np.ndarray:
     """uint8 (num_frames, height, width, 3) by ``WanPipeline``."""
     arguments = {
@@ -88,8 +94,8 @@ def fused_frames(pipeline: Any, request: Generation, **changes: Any) -> np.ndarr
         **changes,
     }
     generator = torch.Generator("cpu").manual_seed(request.seed)
-    frames = pipeline(**arguments, generator=generator, output_type="np").frames[0]
-    return (frames * 255).round().astype(np.uint8)
+    frames: np.ndarray = pipeline(**arguments, generator=generator, output_type="np").frames[0]
+    return to_pixels(frames)
 
 
 def modular_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
@@ -102,7 +108,7 @@ def modular_pipeline(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
 def modular_frames(pipeline: Any, request: Generation) -> np.ndarray:
     """uint8 (num_frames, height, width, 3) by ``WanModularPipeline``; it cannot do without guidance."""
     pipeline.update_components(guider=ClassifierFreeGuidance(guidance_scale=request.guidance_scale))
-    (video,) = pipeline(
+    videos: np.ndarray = pipeline(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt or None,
         width=request.width,
@@ -112,4 +118,4 @@ def modular_frames(pipeline: Any, request: Generation) -> np.ndarray:
         generator=torch.Generator("cpu").manual_seed(request.seed),
         output="videos",
     )
-    return (video * 255).round().astype(np.uint8)
+    return to_pixels(videos[0])

@@ -150,10 +150,7 @@ def test_the_fingerprint_is_of_configs_alone(folder: Path) -> None:
 
 def test_multiples_come_from_the_configs(folder: Path) -> None:
     """A proxy that is not asked would leave the library's own guesses: 16 and 4."""
-    for name in ("width", "height"):
-        edit(folder / "triptych.json", lambda defaults, name=name: defaults.update({name: 128}))
     edit(folder / "vae" / "config.json", lambda config: config.update(temperal_downsample=[True, True, True]))
-    edit(folder / "triptych.json", lambda defaults: defaults.update(num_frames=17))
     facts = open_model(Role.ENCODER, str(folder), **OPTIONS).facts
     assert (facts.spatial_multiple, facts.temporal_multiple) == (16, 8)
 
