@@ -56,7 +56,11 @@ def run(args: argparse.Namespace) -> int:
             return 1
     if code != 0:
         return code
-    frames, seconds = decode(output)
+    try:
+        frames, seconds = decode(output)
+    except (av.FFmpegError, ValueError) as error:
+        print(f"triptych demo: {output} does not play: {error}", file=sys.stderr)
+        return 1
     print(f"checked: {frames} frames, {seconds:.2f} s play")
     return 0
 

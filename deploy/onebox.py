@@ -223,7 +223,9 @@ def _given(add_options: AddOptions, args: argparse.Namespace, without: Sequence[
     for action in parser._actions:
         value = getattr(args, action.dest)
         if action.dest not in without and value != action.default:
-            words += [action.option_strings[0], str(value)]
+            words += (
+                [action.option_strings[0]] if action.nargs == 0 else [action.option_strings[0], str(value)]
+            )
     return words
 
 

@@ -115,6 +115,9 @@ class Orchestrator:
         log.info("job=%s state=deleted", job_id)
         return True
 
+    def peer_entries(self) -> Sequence[dict[str, object]]:
+        return [self._peer_entry(peer) for peer in self.peers.values()]
+
     def missing_roles(self) -> Sequence[str]:
         present = {life.role for life in self.peers.lives()}
         return [role for role in GENERATION.roles if role not in present]
@@ -170,6 +173,33 @@ class Orchestrator:
             return self.peers.get(EndpointURL.parse(url))
         except ValueError:
             return None
+
+    def _peer_entry(self, peer: Peer) -> dict[str, object]:
+        entry: dict[str, object] = {"url": str(peer.url), "role": peer.role, "state": peer.state.value}
+        life = peer.life
+        if life is None:
+            return {**entry, "refusal": peer.refusal} if peer.refusal else entry
+        queue = self.scheduler.queues.get((life.role, life.model.name))
+        return {
+            **entry,
+            "incarnation": life.incarnation,
+            "model": life.model.name,
+            "running": len(life.tasks),
+            "queued": len(queue) if queue else 0,  # ready stages that any instance of this role may get
+            "pools": [
+                {
+                    "name": pool.name,
+                    "bytes": pool.bytes,
+                    "free_bytes": pool.free_bytes,
+                    "slots_in_use": pool.slots_in_use,
+                }
+                for pool in life.pools
+            ],
+            "transfer": [
+                {"from": choice.url, "engine": choice.engine, "reason": choice.reason}
+                for choice in life.choices
+            ],
+        }
 
     def _finished(self, job: Job) -> None:
         self._spawn(self._save(job))

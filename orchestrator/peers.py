@@ -60,6 +60,7 @@ class Life:
         self.endpoints = tuple(hello.endpoints)
         self.pools = tuple(hello.pools)
         self.traffic: tuple[pb.Traffic, ...] = ()
+        self.choices: tuple[pb.Choice, ...] = ()
         self.resident_bytes = 0
         self.draining = False
         self.tasks: set[str] = set()  # dispatched to it and not finished

@@ -142,6 +142,7 @@ class Scheduler:
         if kind == "stats":
             life.pools = tuple(event.stats.pools)
             life.traffic = tuple(event.stats.traffic)
+            life.choices = tuple(event.stats.choices)
             life.resident_bytes = event.stats.resident_bytes
             life.draining = event.stats.draining
         elif kind == "input_ready":

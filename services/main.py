@@ -27,7 +27,11 @@ SLOTS_SPARE = 2  # outputs that may wait for their consumers beside those in the
 
 def run(role: Role, args: argparse.Namespace) -> int:
     """The process's exit code: 0 after a drain, 2 when it could not start."""
-    options = RoleOptions.from_arguments(role, args)
+    try:
+        options = RoleOptions.from_arguments(role, args)
+    except (PermissionError, ValueError) as error:
+        print(f"triptych {role.value}: {error}", file=sys.stderr)
+        return 2
     logging.basicConfig(
         level=options.log_level.upper(),
         format=f"%(asctime)s %(levelname)s {role.value} {options.url.port} %(name)s: %(message)s",
@@ -80,6 +84,7 @@ async def _serve(options: RoleOptions) -> None:
             engines=options.engines,
             host=options.transfer_listen,
             advertise=options.url.host,
+            mooncake=options.mooncake,
         )
         directory = options.output_dir if role is Role.DECODER else None
         worker = Worker(_stage(model, directory), endpoint, _limits(options))

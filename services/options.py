@@ -8,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from services.role import Role
+from transfer.engines.mooncake import PROTOCOLS, MooncakeOptions
 from transfer.urls import EndpointURL
 
-ENGINES = ("shm", "zmq")
+# What may be chosen, and the engines that then serve, best first.
+ENGINES = {
+    "auto": ("shm", "zmq"),
+    "shm": ("shm",),
+    "zmq": ("zmq",),
+    "mooncake": ("mooncake", "zmq"),  # not shared memory: who chooses mooncake wants to see it used
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
@@ -105,9 +112,28 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--transfer",
-        choices=("auto", *ENGINES),
+        choices=tuple(ENGINES),
         default="auto",
-        help="how tensors move between roles: shm on one host, zmq over TCP (default: the best both have)",
+        help="how tensors move between roles: auto is shm on one host and zmq over TCP elsewhere; mooncake"
+        " is used between roles that both choose it, zmq with others (default: %(default)s)",
+    )
+    add(
+        "--mooncake-protocol",
+        choices=PROTOCOLS,
+        default="tcp",
+        help="what --transfer mooncake moves tensors by (default: %(default)s)",
+    )
+    add(
+        "--rdma-device",
+        default="",
+        metavar="NAME[,NAME]",
+        help="RDMA devices for --mooncake-protocol rdma, for example mlx5_0 (default: all)",
+    )
+    add(
+        "--mooncake-trusted-network",
+        action="store_true",
+        help="let --transfer mooncake start: it listens on all interfaces, and whoever reaches its ports"
+        " can read and write this role's memory pools",
     )
     add(
         "--outbox-bytes",
@@ -164,6 +190,7 @@ class RoleOptions:
     model_options: dict[str, Any]
     capacity: int
     engines: tuple[str, ...]
+    mooncake: MooncakeOptions | None
     outbox_bytes: int | None
     inbox_bytes: int | None
     read_seconds: float
@@ -174,6 +201,7 @@ class RoleOptions:
 
     @staticmethod
     def from_arguments(role: Role, args: argparse.Namespace) -> RoleOptions:
+        """Raises PermissionError or ValueError for options of mooncake that do not fit."""
         host, port = _listen(args.listen, args.url)
         return RoleOptions(
             role=role,
@@ -192,7 +220,8 @@ class RoleOptions:
                 "threads": args.threads,
             },
             capacity=1 + args.prefetch,
-            engines=ENGINES if args.transfer == "auto" else (args.transfer,),
+            engines=ENGINES[args.transfer],
+            mooncake=_mooncake(args) if args.transfer == "mooncake" else None,
             outbox_bytes=args.outbox_bytes,
             inbox_bytes=args.inbox_bytes,
             read_seconds=args.read_seconds,
@@ -201,6 +230,13 @@ class RoleOptions:
             drain_seconds=args.drain_seconds,
             log_level=args.log_level,
         )
+
+
+def _mooncake(args: argparse.Namespace) -> MooncakeOptions:
+    try:
+        return MooncakeOptions(args.mooncake_protocol, args.rdma_device, args.mooncake_trusted_network)
+    except PermissionError as error:
+        raise PermissionError(f"{error} (--mooncake-trusted-network)") from None
 
 
 def _listen(text: str | None, url: EndpointURL) -> tuple[str, str]:

@@ -14,7 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from services.role import Role
 from services.session import Session
 from services.stage import media_path
-from services.wire import endpoint_messages, pool_messages, traffic_messages
+from services.wire import choice_messages, endpoint_messages, pool_messages, traffic_messages
 from services.worker import Worker, peak_memory_bytes
 from transfer.endpoint import TransferEndpoint
 from triptych_proto import control_pb2 as pb
@@ -204,6 +204,7 @@ class RoleServer(RoleServicer):
             resident_bytes=peak_memory_bytes(),
             draining=self._worker.draining,
             traffic=traffic_messages(self._endpoint),
+            choices=choice_messages(self._endpoint),
         )
         for session in self._sessions:
             session.send(pb.Event(stats=stats))

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from transfer.endpoint import TransferEndpoint
 from transfer.engines.base import EngineAddress
 from transfer.pool import SlotLocation
+from triptych_proto.control_pb2 import Choice as ChoiceMessage
 from triptych_proto.control_pb2 import Input, Pool, Slot
 from triptych_proto.control_pb2 import Traffic as TrafficMessage
 from triptych_proto.control_pb2 import TransferEndpoint as EndpointMessage
@@ -37,6 +38,13 @@ def engine_addresses(source: Input) -> tuple[EngineAddress, ...]:
 
 def traffic_messages(endpoint: TransferEndpoint) -> list[TrafficMessage]:
     return [TrafficMessage(**asdict(total)) for total in endpoint.traffic]
+
+
+def choice_messages(endpoint: TransferEndpoint) -> list[ChoiceMessage]:
+    return [
+        ChoiceMessage(url=str(url), engine=choice.engine, reason=choice.reason)
+        for url, choice in endpoint.choices.items()
+    ]
 
 
 def pool_messages(endpoint: TransferEndpoint) -> list[Pool]:

@@ -68,7 +68,7 @@ def test_up_hands_every_option_on() -> None:
         value = str(list(action.choices)[-1] if action.choices else 17)
         if value == str(action.default):
             value = str(next(iter(action.choices or [])))
-        words += [action.option_strings[0], value]
+        words += [action.option_strings[0]] if action.nargs == 0 else [action.option_strings[0], value]
         expected.add(action.option_strings[0])
     box = onebox.OneBox.from_arguments(parser.parse_args(words))
     assert expected <= set(box._server_arguments) | set(box._role_arguments)

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from transfer import memory
 from transfer.arena import Arena
 from transfer.engines.base import Engine, EngineAddress, Source
+from transfer.engines.mooncake import MooncakeEngine, MooncakeOptions
 from transfer.engines.shm import ShmEngine
 from transfer.engines.zmq import ZmqEngine
 from transfer.errors import PeerUnreachable, TransferError
@@ -27,6 +28,14 @@ log = logging.getLogger(__name__)
 MAX_CHOICES = 1024  # peers whose last choice is remembered, so that it is logged when it changes
 COPY_THREADS = 2
 READ_THREADS = 16
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine by which a peer is read, and why not by a better one."""
+
+    engine: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class TransferEndpoint:
         self._hashers = ThreadPoolExecutor(COPY_THREADS, "transfer-hash")
         self._readers = ThreadPoolExecutor(READ_THREADS, "transfer-read")
         self._meter = Meter()
-        self._chosen: dict[EndpointURL, str] = {}  # the engine by which each peer was read last, and why
+        self.choices: dict[EndpointURL, Choice] = {}  # for each peer, as it was read last
         self._at_work: set[asyncio.Future[Any]] = set()
 
     @classmethod
@@ -77,15 +86,18 @@ class TransferEndpoint:
         host: str = "127.0.0.1",
         port: int = 0,
         advertise: str | None = None,
+        mooncake: MooncakeOptions | None = None,
     ) -> "TransferEndpoint":
         """Takes the memory and starts the named engines, of which the first that fits is used.
 
         `host`, `port` and `advertise` are where network engines listen and what peers dial instead
-        of `host`. Raises OSError if memory or address are not to be had, ValueError for bad options.
+        of `host`; `mooncake` is for the engine of that name. Raises OSError if memory or address are
+        not to be had or the network is not declared as trusted, ValueError for bad options.
         """
         makers: dict[str, Callable[[], Engine]] = {
             "shm": lambda: ShmEngine(incarnation),
             "zmq": lambda: ZmqEngine(incarnation, host, port, advertise),
+            "mooncake": lambda: MooncakeEngine(incarnation, advertise or host, mooncake or MooncakeOptions()),
         }
         if unknown := set(engines) - set(makers):
             raise ValueError(f"unknown engines {sorted(unknown)}, expected some of {sorted(makers)}")
@@ -99,7 +111,7 @@ class TransferEndpoint:
             for name in engines:
                 engine = makers[name]()
                 undo.callback(engine.close)
-                engine.start({"outbox": pools[0]})
+                await asyncio.to_thread(engine.start, {"outbox": pools[0]})
                 started.append(engine)
             undo.pop_all()
         return cls(url, pools[0], pools[1], started)
@@ -193,13 +205,13 @@ class TransferEndpoint:
         raise PeerUnreachable(f"{url}: no engine of {ours} reaches it, it offers {theirs}")
 
     def _note_choice(self, url: EndpointURL, engine: Engine, passed_over: Sequence[str]) -> None:
-        reason = f"{engine.name} ({', '.join(passed_over) or 'first choice'})"
-        if self._chosen.get(url) != reason:
-            log.info("%s is read by %s", url, reason)
-            self._chosen.pop(url, None)
-            self._chosen[url] = reason
-            if len(self._chosen) > MAX_CHOICES:
-                del self._chosen[next(iter(self._chosen))]
+        choice = Choice(engine.name, ", ".join(passed_over) or "first choice")
+        if self.choices.get(url) != choice:
+            log.info("%s is read by %s (%s)", url, choice.engine, choice.reason)
+            self.choices.pop(url, None)
+            self.choices[url] = choice
+            if len(self.choices) > MAX_CHOICES:
+                del self.choices[next(iter(self.choices))]
 
     async def _on_thread(self, executor: ThreadPoolExecutor, lease: Lease, work: Callable[[], T]) -> T:
         """Runs `work` on the lease's memory; unless it succeeds, releases the lease when it has ended."""

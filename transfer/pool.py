@@ -1,6 +1,7 @@
 """Pools: exact-size slots cut from an arena, each with one owner, handed out first come first served."""
 
 import asyncio
+import secrets
 from dataclasses import dataclass
 
 from transfer.allocator import GRANULARITY, Allocator
@@ -86,7 +87,8 @@ class Pool:
         self._allocator = Allocator(arena.nbytes)
         self._leases: set[Lease] = set()
         self._waiters: dict[asyncio.Future[Lease], int] = {}  # in order of arrival -> payload bytes
-        self._generation = 0
+        # Not from 0: a reader by raw address must not take one life of a process for another.
+        self._generation = secrets.randbits(48)
         self._closed = False
 
     async def acquire(self, nbytes: int, timeout: float) -> Lease:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from orchestrator.http import content, health, models, videos
+from orchestrator.http import content, health, models, peers, videos
 from orchestrator.http.errors import add_request_id, error_middleware
 from orchestrator.http.options import HttpOptions
 from orchestrator.http.service import OPTIONS, SERVICE, VideoService
@@ -26,6 +26,7 @@ def create_app(service: VideoService, options: HttpOptions) -> web.Application:
             web.get("/v1/videos/{id}/content", content.content),
             web.get("/v1/models", models.list_models),
             web.get("/v1/models/{model:.+}", models.retrieve_model),
+            web.get("/v1/peers", peers.list_peers),
             web.get("/health", health.health),
             web.get("/livez", health.livez),
             web.get("/readyz", health.readyz),

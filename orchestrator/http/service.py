@@ -33,6 +33,9 @@ class VideoService(Protocol):
     async def delete(self, job_id: str) -> bool:
         """Cancels the job if it runs, and removes it with its file. False if there is no such job."""
 
+    def peer_entries(self) -> Sequence[dict[str, object]]:
+        """The configured roles in the order of their URLs, as operators see them."""
+
     def missing_roles(self) -> Sequence[str]:
         """The roles without a live instance."""
 

@@ -143,6 +143,29 @@ async def test_the_same_frames_by_zmq_alone(zmq_box: OneBox, tiny_model: Path) -
     assert moved.keys() == {"zmq"} and moved["zmq"] > 0
 
 
+async def test_peers_are_listed_by_url_and_say_how_they_read_each_other(box: OneBox) -> None:
+    await generate(box, prompt="who is there", size="64x64", num_frames=5, num_inference_steps=1, seed=4)
+
+    async def entries() -> list[dict[str, Any]]:
+        async with aiohttp.ClientSession() as session, session.get(f"{box.url}/v1/peers") as reply:
+            return list((await reply.json())["data"])
+
+    found = await entries()
+    for _ in range(200):  # statistics come every few seconds
+        if all(entry["transfer"] for entry in found if entry["role"] != "encoder"):
+            break
+        await asyncio.sleep(0.1)
+        found = await entries()
+    ports = [int(entry["url"].rpartition(":")[2]) for entry in found]
+    assert ports == sorted(ports)
+    assert {entry["role"]: entry["url"] for entry in found} == {r: u[0] for r, u in box.role_urls.items()}
+    assert all(entry["state"] == "ready" and len(entry["pools"]) == 2 for entry in found)
+    (decoder,) = [entry for entry in found if entry["role"] == "decoder"]
+    assert decoder["transfer"] == [
+        {"from": box.role_urls["denoiser"][0], "engine": "shm", "reason": "first choice"}
+    ]
+
+
 async def test_metrics_and_health_answer_while_every_role_is_busy(box: OneBox) -> None:
     async with VideoClient(box.url) as client:
         job = await client.create(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -29,10 +30,13 @@ class ScriptedStage:
 
     def __init__(self) -> None:
         self.discarded = 0
+        self.gate = threading.Event()
 
     def run(
         self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
     ) -> Product:
+        if generation.prompt == "wait at the gate":
+            assert self.gate.wait(20)
         if generation.prompt == "invalid":
             raise InvalidRequest("prompt: not for me")
         if generation.prompt == "disk full":
@@ -52,7 +56,10 @@ class ScriptedStage:
 class Bench:
     """A worker under test, a producer of inputs, and the session that hears of everything."""
 
-    def __init__(self, worker: Worker, endpoint: TransferEndpoint, producer: TransferEndpoint) -> None:
+    def __init__(
+        self, stage: ScriptedStage, worker: Worker, endpoint: TransferEndpoint, producer: TransferEndpoint
+    ) -> None:
+        self.stage = stage
         self.worker = worker
         self.endpoint = endpoint
         self.producer = producer
@@ -102,8 +109,9 @@ async def bench() -> AsyncIterator[Bench]:
     endpoint = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:1"), "a" * 16, POOL, POOL)
     producer = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:2"), "b" * 16, POOL, POOL)
     limits = WorkerLimits(capacity=64, read_seconds=2.0, pool_seconds=2.0, hold_seconds=0.05)
-    worker = Worker(ScriptedStage(), endpoint, limits)
-    bench = Bench(worker, endpoint, producer)
+    stage = ScriptedStage()
+    worker = Worker(stage, endpoint, limits)
+    bench = Bench(stage, worker, endpoint, producer)
     yield bench
     await worker.close()
     assert bench.slots_in_use == 0
@@ -124,6 +132,21 @@ async def test_a_task_reads_computes_and_holds_its_output_until_it_is_released(b
     bench.worker.release(["t"])
     assert bench.slots_in_use == 0 and bench.worker.idle.is_set()
     held.release()
+
+
+async def test_inputs_of_the_next_task_are_read_while_one_computes(bench: Bench) -> None:
+    first, held_first = await bench.input()
+    second, held_second = await bench.input()
+    bench.run("computing", "wait at the gate", [first])
+    await until(lambda: any(e.input_ready.task_id == "computing" for e in bench.events))
+    bench.run("next", inputs=[second])
+    await until(lambda: any(e.input_ready.task_id == "next" for e in bench.events))
+    assert bench.find("computing") is None, "it was to compute until the gate opens"
+    held_second.release()  # its producer needs it no more, though its consumer has not begun
+    bench.stage.gate.set()
+    assert isinstance(await bench.outcome("computing"), Done)
+    assert isinstance(await bench.outcome("next"), Done)
+    held_first.release()
 
 
 @pytest.mark.parametrize(

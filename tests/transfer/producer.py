@@ -18,6 +18,7 @@ import numpy as np
 from transfer import memory
 from transfer.arena import Arena
 from transfer.engines.base import Engine, Source
+from transfer.engines.mooncake import MooncakeEngine, MooncakeOptions
 from transfer.engines.shm import ShmEngine
 from transfer.engines.zmq import ZmqEngine
 from transfer.pool import Lease, Pool, SlotLocation
@@ -31,7 +32,11 @@ def content(nbytes: int, seed: int) -> bytes:
 
 
 def make_engine(name: str, incarnation: str, port: int = 0) -> Engine:
-    return ShmEngine(incarnation) if name == "shm" else ZmqEngine(incarnation, "127.0.0.1", port)
+    if name == "shm":
+        return ShmEngine(incarnation)
+    if name == "zmq":
+        return ZmqEngine(incarnation, "127.0.0.1", port)
+    return MooncakeEngine(incarnation, "127.0.0.1", MooncakeOptions(trusted_network=True))
 
 
 class Producer:

@@ -25,8 +25,10 @@ from transfer.header import HEADER_BYTES
 Start = Callable[..., Producer]
 
 
-@pytest.fixture(params=["shm", "zmq"])
+@pytest.fixture(params=["shm", "zmq", "mooncake"])
 def kind(request: pytest.FixtureRequest) -> str:
+    if request.param == "mooncake":
+        pytest.importorskip("mooncake")
     return str(request.param)
 
 
@@ -44,8 +46,20 @@ def start(kind: str) -> Iterator[Start]:
 
 
 @pytest.fixture
-def engine(kind: str) -> Iterator[Engine]:
+def engine(kind: str, request: pytest.FixtureRequest) -> Iterator[Engine]:
+    if kind == "mooncake":
+        yield request.getfixturevalue("mooncake")
+        return
     engine = make_engine(kind, secrets.token_hex(8))
+    engine.start({})
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def mooncake() -> Iterator[Engine]:
+    """One for all tests: it takes a second to close."""
+    engine = make_engine("mooncake", secrets.token_hex(8))
     engine.start({})
     yield engine
     engine.close()
@@ -167,7 +181,7 @@ def test_corrupted_header(engine: Engine, start: Start, byte: int) -> None:
         read(engine, source)
 
 
-@pytest.mark.parametrize("kind", ["zmq"], indirect=True)
+@pytest.mark.parametrize("kind", ["zmq", "mooncake"], indirect=True)
 @pytest.mark.parametrize("byte", [0, CHUNK_BYTES, 2 * CHUNK_BYTES - 1])
 def test_corrupted_payload(engine: Engine, start: Start, byte: int) -> None:
     producer = start()
@@ -201,7 +215,7 @@ def test_killed_between_reads(engine: Engine, start: Start) -> None:
     eventually(unreachable)
 
 
-@pytest.mark.parametrize("kind", ["zmq"], indirect=True)
+@pytest.mark.parametrize("kind", ["zmq", "mooncake"], indirect=True)
 def test_killed_during_a_read(engine: Engine, start: Start) -> None:
     producer = start()
     source = producer.publish(100)

@@ -38,6 +38,8 @@ from transfer.errors import Corrupt, PeerUnreachable, ReadTimeout, SlotGone
 from transfer.header import HEADER_BYTES
 from transfer.pool import Pool
 
+PROTOCOLS = ("tcp", "rdma")
+
 BLOCKS = 16
 BLOCK_BYTES = 4 << 20
 FIRST_BYTES = 1 << 16  # of a slot: small, since it is asked for before the slot is known to be there
@@ -65,9 +67,10 @@ _INSTALL = "pip install 'triptych[mooncake]' and, on Debian, apt install libibve
 
 @dataclass(frozen=True)
 class MooncakeOptions:
-    """What the operator decides: `devices` are names of RDMA devices, with commas, or empty for all.
+    """What the operator decides. `devices` are names of RDMA devices, with commas, or empty for all.
 
-    Raises ValueError for an unknown protocol, or for devices that would not be used.
+    Raises PermissionError unless the network is declared as trusted, ValueError for an unknown protocol
+    and for devices that would not be used.
     """
 
     protocol: str = "tcp"
@@ -75,10 +78,15 @@ class MooncakeOptions:
     trusted_network: bool = False
 
     def __post_init__(self) -> None:
-        if self.protocol not in ("tcp", "rdma"):
-            raise ValueError(f"mooncake protocol {self.protocol!r}: expected tcp or rdma")
+        if not self.trusted_network:
+            raise PermissionError(
+                "mooncake listens on all interfaces and has no authentication: whoever reaches this host"
+                " could read and write its slots, so it needs a network that is declared as trusted"
+            )
+        if self.protocol not in PROTOCOLS:
+            raise ValueError(f"mooncake protocol {self.protocol!r}: expected one of {PROTOCOLS}")
         if self.devices and self.protocol != "rdma":
-            raise ValueError(f"RDMA devices {self.devices!r} are not used by mooncake protocol tcp")
+            raise ValueError(f"RDMA devices {self.devices!r} are of no use to mooncake protocol tcp")
 
 
 class MooncakeEngine:
@@ -87,38 +95,26 @@ class MooncakeEngine:
     name = "mooncake"
     scope = ""
 
-    def __init__(
-        self,
-        incarnation: str,
-        host: str,
-        advertise: str | None = None,
-        options: MooncakeOptions | None = None,
-    ) -> None:
-        """Peers dial `advertise` or `host`, at a port that Mooncake chooses; it listens on all interfaces.
+    def __init__(self, incarnation: str, host: str, options: MooncakeOptions) -> None:
+        """Peers dial `host`, at a port that Mooncake chooses between 15000 and 17000.
 
-        Raises PermissionError unless the network is declared as trusted, ValueError for a host that
-        peers cannot dial or that is an IPv6 address.
+        Raises ValueError for a wildcard, OSError for an IPv6 address.
         """
-        options = options or MooncakeOptions()
-        if not options.trusted_network:
-            raise PermissionError(
-                "mooncake listens on all interfaces and has no authentication: whoever reaches this host"
-                " could read and write its slots. It starts only on a network that is declared as trusted"
-            )
-        self._host = advertise or host
-        if self._host in ("0.0.0.0", "*", ""):
+        if host in ("0.0.0.0", "::", "*", ""):
             raise ValueError(f"host {host!r} is not an address that peers can dial: advertise one")
-        if ":" in self._host:
-            raise ValueError(f"host {self._host!r}: mooncake needs a name or an IPv4 address")
+        if ":" in host:
+            raise OSError(f"mooncake needs a name or an IPv4 address, not {host}")
         self.address = ""
         self._incarnation = incarnation
+        self._host = host
         self._options = options
         self._mooncake: Any = None
         self._exposed: list[memoryview] = []
         self._staging = memoryview(b"")
         self._jobs: queue.Queue[_Job | None] = queue.Queue(MAX_WAITING)
         self._threads: list[threading.Thread] = []
-        self._lock = threading.Lock()  # guards _wanted and _closed
+        self.busy_blocks = 0  # in use or in quarantine
+        self._lock = threading.Lock()  # guards busy_blocks, _wanted and _closed
         self._wanted: set[Future[None]] = set()
         self._closed = False
 
@@ -219,7 +215,11 @@ class MooncakeEngine:
         while job := self._jobs.get():
             if job.done.cancelled():
                 continue
+            with self._lock:
+                self.busy_blocks += 1
             problem = self._transfer(job, block)
+            with self._lock:
+                self.busy_blocks -= 1
             # From here on the reader waits for us when it gives up, so the copy is the last write.
             if not job.done.set_running_or_notify_cancel():
                 continue
@@ -292,7 +292,9 @@ class _Read:
         except CancelledError:
             raise PeerUnreachable(f"{self._source}: the engine is closed") from None
         except TimeoutError:
-            raise ReadTimeout(f"{self._source}: {self._session} did not send everything in time") from None
+            late = f"{self._session} did not send everything in time"
+            blocks = f"{self._engine.busy_blocks} of {BLOCKS} staging blocks are in use"
+            raise ReadTimeout(f"{self._source}: {late}; {blocks}") from None
 
 
 def _locate(source: Source) -> tuple[str, int]:
@@ -325,7 +327,8 @@ def _address(view: memoryview) -> int:
 def _initialize(host: str, options: MooncakeOptions) -> Any:
     for name in (*_HARMFUL, "MC_FORCE_TCP"):
         os.environ.pop(name, None)
-    os.environ.update(_SETTINGS)
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
     if options.protocol == "tcp":  # the argument below is a hint: with an RDMA device it would be rdma
         os.environ["MC_FORCE_TCP"] = "1"
     try:

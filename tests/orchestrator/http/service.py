@@ -67,6 +67,9 @@ class MemoryService:
     async def delete(self, job_id: str) -> bool:
         return self.table.pop(job_id, None) is not None
 
+    def peer_entries(self) -> list[dict[str, object]]:
+        return [{"url": "grpc://127.0.0.1:1", "role": "encoder", "state": "ready"}]
+
     def missing_roles(self) -> list[str]:
         return self.missing
 
