@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import IO
 
 ROLES = ("encoder", "denoiser", "decoder")
-STOP_SECONDS = 20.0  # between SIGTERM and SIGKILL
+STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL; what was running is taken up again at the next start
 POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
 

@@ -69,12 +69,15 @@ class MediaStage:
         started = time.monotonic()
         name = file_name(task_id)
         checksum = xxhash.xxh3_64()
+        done = 0
         writer = Mp4Writer(self.directory / name, generation.width, generation.height, generation.fps)
         try:
             for frames in self._model.frames(generation, inputs, control):
                 control.raise_if_cancelled()
                 checksum.update(np.ascontiguousarray(frames).data)
                 writer.write(frames)
+                done += len(frames)
+                control.progress(done, generation.num_frames)
             computed = time.monotonic()
             facts = writer.finish()
         except BaseException:

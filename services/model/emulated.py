@@ -133,4 +133,5 @@ def _bytes(value: Value) -> memoryview:
 
 def _noise(key: bytes, count: int) -> torch.Tensor:
     """``count`` bytes that depend on ``key`` alone, made at memory speed."""
-    return torch.from_numpy(np.resize(np.frombuffer(key, np.uint8), count))
+    words = np.full(-(-count // 8), np.frombuffer(key, np.uint64)[0])
+    return torch.from_numpy(words.view(np.uint8)[:count])
