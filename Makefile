@@ -1,6 +1,7 @@
 # make demo   set up, generate a video from a prompt through four processes, check that it plays
 # make test   set up, run all tests
 # make lint   ruff and mypy
+# make bench  measure the data plane on this machine
 # make proto  generate proto/triptych_proto from control.proto again
 #
 # PYTHON=python3.12 takes another interpreter. PIP_ARGS="--extra-index-url URL" adds a package index,
@@ -12,7 +13,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 PROMPT ?= a red circle moving right
 
-.PHONY: demo test lint types format proto clean
+.PHONY: demo bench test lint types format proto clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -29,6 +30,9 @@ $(VENV)/installed-dev: $(BIN)/python pyproject.toml
 
 demo: $(VENV)/installed
 	$(BIN)/triptych demo "$(PROMPT)" --output out/demo.mp4
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.transfer $(ARGS)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(ARGS)

@@ -15,6 +15,7 @@ COMMANDS = {
     "encoder": ("services.encoder", "one encoder: prompt to embeddings"),
     "denoiser": ("services.denoiser", "one denoiser: embeddings to latents"),
     "decoder": ("services.decoder", "one decoder: latents to a video file"),
+    "keys": ("deploy.keys", "make the key file that the roles of a cluster share"),
     "demo": ("deploy.demo", "start everything, generate one video, check that it plays, stop"),
 }
 

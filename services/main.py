@@ -29,7 +29,7 @@ def run(role: Role, args: argparse.Namespace) -> int:
     """The process's exit code: 0 after a drain, 2 when it could not start."""
     try:
         options = RoleOptions.from_arguments(role, args)
-    except (PermissionError, ValueError) as error:
+    except (OSError, ValueError) as error:
         print(f"triptych {role.value}: {error}", file=sys.stderr)
         return 2
     logging.basicConfig(
@@ -85,6 +85,7 @@ async def _serve(options: RoleOptions) -> None:
             host=options.transfer_listen,
             advertise=options.url.host,
             mooncake=options.mooncake,
+            keys=options.transfer_keys,
         )
         directory = options.output_dir if role is Role.DECODER else None
         worker = Worker(_stage(model, directory), endpoint, _limits(options))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from services.role import Role
-from transfer.engines.mooncake import PROTOCOLS, MooncakeOptions
+from transfer.engines.mooncake_setup import PROTOCOLS, MooncakeOptions
+from transfer.keys import TransferKeys
 from transfer.urls import EndpointURL
 
 # What may be chosen, and the engines that then serve, best first.
@@ -136,6 +137,13 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
         " can read and write this role's memory pools",
     )
     add(
+        "--transfer-keys",
+        type=Path,
+        metavar="FILE",
+        help="encrypt what zmq moves, and let only roles with the same file read; made by triptych keys"
+        " (default: whoever reaches the port can read outputs)",
+    )
+    add(
         "--outbox-bytes",
         type=_positive(int),
         metavar="N",
@@ -191,6 +199,7 @@ class RoleOptions:
     capacity: int
     engines: tuple[str, ...]
     mooncake: MooncakeOptions | None
+    transfer_keys: TransferKeys | None
     outbox_bytes: int | None
     inbox_bytes: int | None
     read_seconds: float
@@ -201,7 +210,7 @@ class RoleOptions:
 
     @staticmethod
     def from_arguments(role: Role, args: argparse.Namespace) -> RoleOptions:
-        """Raises PermissionError or ValueError for options of mooncake that do not fit."""
+        """Raises OSError or ValueError for options of mooncake that do not fit and for bad key files."""
         host, port = _listen(args.listen, args.url)
         return RoleOptions(
             role=role,
@@ -222,6 +231,7 @@ class RoleOptions:
             capacity=1 + args.prefetch,
             engines=ENGINES[args.transfer],
             mooncake=_mooncake(args) if args.transfer == "mooncake" else None,
+            transfer_keys=TransferKeys.load(args.transfer_keys) if args.transfer_keys else None,
             outbox_bytes=args.outbox_bytes,
             inbox_bytes=args.inbox_bytes,
             read_seconds=args.read_seconds,

@@ -12,10 +12,12 @@ from typing import Any, TypeVar
 from transfer import memory
 from transfer.arena import Arena
 from transfer.engines.base import Engine, EngineAddress, Source
-from transfer.engines.mooncake import MooncakeEngine, MooncakeOptions
+from transfer.engines.mooncake import MooncakeEngine
+from transfer.engines.mooncake_setup import MooncakeOptions
 from transfer.engines.shm import ShmEngine
 from transfer.engines.zmq import ZmqEngine
 from transfer.errors import PeerUnreachable, TransferError
+from transfer.keys import TransferKeys
 from transfer.manifest import Value, pack, unpack
 from transfer.pool import Lease, Pool, SlotLocation
 from transfer.traffic import Meter, Traffic
@@ -87,16 +89,18 @@ class TransferEndpoint:
         port: int = 0,
         advertise: str | None = None,
         mooncake: MooncakeOptions | None = None,
+        keys: TransferKeys | None = None,
     ) -> "TransferEndpoint":
         """Takes the memory and starts the named engines, of which the first that fits is used.
 
         `host`, `port` and `advertise` are where network engines listen and what peers dial instead
-        of `host`; `mooncake` is for the engine of that name. Raises OSError if memory or address are
-        not to be had or the network is not declared as trusted, ValueError for bad options.
+        of `host`; `mooncake` is for the engine of that name, and `keys` are for zmq alone, which then
+        serves and reads only peers with the same. Raises OSError if memory or address are not to be
+        had or the network is not declared as trusted, ValueError for bad options.
         """
         makers: dict[str, Callable[[], Engine]] = {
             "shm": lambda: ShmEngine(incarnation),
-            "zmq": lambda: ZmqEngine(incarnation, host, port, advertise),
+            "zmq": lambda: ZmqEngine(incarnation, host, port, advertise, keys),
             "mooncake": lambda: MooncakeEngine(incarnation, advertise or host, mooncake or MooncakeOptions()),
         }
         if unknown := set(engines) - set(makers):

@@ -4,21 +4,20 @@ import asyncio
 import base64
 import dataclasses
 import json
-import os
 import random
 import secrets
-import signal
-import subprocess
 import sys
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
+from tests.transfer.driven import Driven, say
 from transfer import memory
 from transfer.arena import Arena
 from transfer.engines.base import Engine, Source
-from transfer.engines.mooncake import MooncakeEngine, MooncakeOptions
+from transfer.engines.mooncake import MooncakeEngine
+from transfer.engines.mooncake_setup import MooncakeOptions
 from transfer.engines.shm import ShmEngine
 from transfer.engines.zmq import ZmqEngine
 from transfer.pool import Lease, Pool, SlotLocation
@@ -39,55 +38,41 @@ def make_engine(name: str, incarnation: str, port: int = 0) -> Engine:
     return MooncakeEngine(incarnation, "127.0.0.1", MooncakeOptions(trusted_network=True))
 
 
-class Producer:
+class Producer(Driven):
     """One life of a producer, as its consumers' side sees it."""
 
     def __init__(self, engine: str, port: int = 0) -> None:
         self.url = EndpointURL.parse("grpc://127.0.0.1:30101")
         self.engine, self.incarnation = engine, secrets.token_hex(8)
         command = [sys.executable, "-m", "tests.transfer.producer", engine, self.incarnation, str(port)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        self.address, self.scope = self._read()
-        self.pid = self._process.pid
+        super().__init__(command)
+        self.address, self.scope = self.read()
 
     def publish(self, nbytes: int, seed: int = 0) -> Source:
-        fields = self._do("publish", nbytes, seed)
-        location = SlotLocation(**{**fields, "manifest": base64.b64decode(fields["manifest"])})
-        return Source(self.url, self.incarnation, self.address, location)
+        return self._source(self.do("publish", nbytes, seed))
 
     def release(self, source: Source) -> None:
-        self._do("release", source.location.generation)
+        self.do("release", source.location.generation)
 
-    def recycle(self, source: Source) -> None:
+    def recycle(self, source: Source) -> Source:
         """Puts the complement of the bytes into the same slot, under the next generation."""
-        self._do("recycle", source.location.generation)
+        return self._source(self.do("recycle", source.location.generation))
 
     def corrupt(self, source: Source, byte: int) -> None:
         """Flips bits of one byte, counted from the start of the slot's header."""
-        self._do("corrupt", source.location.offset + byte)
+        self.do("corrupt", source.location.offset + byte)
 
-    def freeze(self) -> None:
-        os.kill(self.pid, signal.SIGSTOP)
-        os.waitpid(self.pid, os.WUNTRACED)  # returns when it has stopped
+    def _source(self, fields: dict[str, Any]) -> Source:
+        return Source(self.url, self.incarnation, self.address, decoded(fields))
 
-    def resume(self) -> None:
-        os.kill(self.pid, signal.SIGCONT)
 
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.communicate()
+def encoded(location: SlotLocation) -> dict[str, Any]:
+    """As JSON can carry it."""
+    return {**dataclasses.asdict(location), "manifest": base64.b64encode(location.manifest).decode()}
 
-    def _do(self, *command: Any) -> Any:
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(command) + "\n")
-        self._process.stdin.flush()
-        return self._read()
 
-    def _read(self) -> Any:
-        assert self._process.stdout
-        line = self._process.stdout.readline()
-        assert line, "the producer has died"
-        return json.loads(line)
+def decoded(fields: dict[str, Any]) -> SlotLocation:
+    return SlotLocation(**{**fields, "manifest": base64.b64decode(fields["manifest"])})
 
 
 def serve(commands: Iterable[str], engine: Engine) -> None:
@@ -102,8 +87,7 @@ def serve(commands: Iterable[str], engine: Engine) -> None:
                 lease = asyncio.run(pool.acquire(nbytes, 0))
                 leases[lease.generation] = lease
                 lease.payload[:] = content(nbytes, seed)
-                fields = dataclasses.asdict(lease.publish(b"{}", memory.checksum(lease.payload)))
-                say({**fields, "manifest": base64.b64encode(fields["manifest"]).decode()})
+                say(encoded(lease.publish(b"{}", memory.checksum(lease.payload))))
             case ["release", generation]:
                 leases.pop(generation).release()
                 say(None)
@@ -114,15 +98,10 @@ def serve(commands: Iterable[str], engine: Engine) -> None:
                 again = asyncio.run(pool.acquire(complement.nbytes, 0))
                 leases[again.generation] = again
                 again.payload[:] = complement.data
-                again.publish(b"{}", memory.checksum(again.payload))
-                say(again.offset)
+                say(encoded(again.publish(b"{}", memory.checksum(again.payload))))
             case ["corrupt", byte]:
                 arena.memory[byte] ^= 0xFF
                 say(None)
-
-
-def say(value: Any) -> None:
-    print(json.dumps(value), flush=True)
 
 
 if __name__ == "__main__":

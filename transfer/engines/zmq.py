@@ -1,7 +1,8 @@
 """ZeroMQ: reads slots over any TCP network, in chunks, so that no read holds up the others for long.
 
 The serving side checks each chunk against its live slots before it answers. The reader checks the
-header that comes with each chunk, and the checksum of the payload in its own copy.
+header that comes with each chunk, and the checksum of the payload in its own copy. With transfer keys,
+peers must know each other and the bytes are encrypted.
 """
 
 import contextlib
@@ -16,10 +17,13 @@ from collections.abc import Mapping
 
 import xxhash
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
+from transfer.engines import curve
 from transfer.engines.base import Source
 from transfer.errors import Corrupt, PeerUnreachable, ReadTimeout, SlotGone
 from transfer.header import HEADER_BYTES
+from transfer.keys import TransferKeys
 from transfer.pool import Pool
 
 CHUNK_BYTES = 1 << 20
@@ -30,13 +34,12 @@ _REQUEST = struct.Struct("<QQQQ")  # slot offset, generation, first byte, bytes
 _DATA, _GONE = b"data", b"gone"
 
 _HEARTBEAT_MS, _SILENCE_MS, _CONNECT_MS = 2000, 5000, 3000
-_LOSSES = (
-    zmq.EVENT_CLOSED
-    | zmq.EVENT_DISCONNECTED
-    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+_STRANGER = (
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
+_LOSSES = zmq.EVENT_CLOSED | zmq.EVENT_DISCONNECTED | _STRANGER
 
 
 class ZmqEngine:
@@ -45,10 +48,18 @@ class ZmqEngine:
     name = "zmq"
     scope = ""
 
-    def __init__(self, incarnation: str, host: str, port: int = 0, advertise: str | None = None) -> None:
+    def __init__(
+        self,
+        incarnation: str,
+        host: str,
+        port: int = 0,
+        advertise: str | None = None,
+        keys: TransferKeys | None = None,
+    ) -> None:
         """Listens on `host` (a name or an address) at `port`, 0 for any; peers dial `advertise` or `host`.
 
-        Raises ValueError if `host` is a wildcard and `advertise` is not given.
+        With `keys`, serves and reads only peers that have the same. Raises ValueError if `host` is a
+        wildcard and `advertise` is not given.
         """
         if host in ("0.0.0.0", "::", "*", "") and not advertise:
             raise ValueError(f"host {host!r} is not an address that peers can dial: advertise one")
@@ -56,6 +67,7 @@ class ZmqEngine:
         self._incarnation = incarnation.encode()
         self._bind = (host, port)
         self._advertise = advertise or host
+        self._keys = keys
         self._pools: dict[bytes, Pool] = {}
         self._context = zmq.Context()
         self._idle: list[_Connection] = []  # the most recently used last
@@ -66,6 +78,8 @@ class ZmqEngine:
         self._pools = {name.encode(): pool for name, pool in pools.items()}
         router = _socket(self._context, zmq.ROUTER)
         router.setsockopt(zmq.MAXMSGSIZE, 1024)
+        if self._keys:
+            curve.guard_server(self._context, router, self._keys)
         try:
             router.bind(_resolve(*self._bind))
         except (zmq.ZMQError, OSError) as error:
@@ -135,7 +149,7 @@ class ZmqEngine:
                     connection.close()
                     break
         try:
-            return _Connection(self._context, source.address)
+            return _Connection(self._context, source.address, self._keys)
         except (OSError, ValueError) as error:
             raise PeerUnreachable(f"{source}: {source.address}: {error}") from None
 
@@ -151,7 +165,9 @@ class ZmqEngine:
 class _Connection:
     """A socket of one reading thread at a time, and what its monitor says of the peer."""
 
-    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> None:
+    def __init__(
+        self, context: "zmq.Context[zmq.Socket[bytes]]", address: str, keys: TransferKeys | None
+    ) -> None:
         host, _, port = address.removeprefix("tcp://").rpartition(":")
         # Names are looked up here: libzmq would do it in the thread that moves everybody's bytes.
         resolved = _resolve(host.strip("[]"), int(port))
@@ -160,9 +176,11 @@ class _Connection:
         self._socket = _socket(context, zmq.DEALER)
         self._monitor = self._socket.get_monitor_socket(_LOSSES)
         try:
-            self._socket.setsockopt(zmq.MAXMSGSIZE, CHUNK_BYTES)
+            self._socket.setsockopt(zmq.MAXMSGSIZE, CHUNK_BYTES + curve.FRAME_OVERHEAD)
             self._socket.setsockopt(zmq.CONNECT_TIMEOUT, _CONNECT_MS)
             self._socket.setsockopt(zmq.RECONNECT_IVL, -1)  # what was asked is lost with the connection
+            if keys:
+                curve.guard_client(self._socket, keys)
             self._poller.register(self._monitor, zmq.POLLIN)
             self._poller.register(self._socket, zmq.POLLIN)
             self._socket.connect(resolved)
@@ -207,7 +225,9 @@ class _Connection:
         if remaining <= 0 or not ready:
             raise ReadTimeout(f"{source}: {source.address} did not send everything in time")
         if self._socket not in ready:
-            raise PeerUnreachable(f"{source}: no connection to {source.address}")
+            event = parse_monitor_message(self._monitor.recv_multipart(zmq.NOBLOCK))["event"]
+            why = ": the handshake failed, the transfer keys may differ" if event & _STRANGER else ""
+            raise PeerUnreachable(f"{source}: no connection to {source.address}{why}")
 
     def _receive(self, source: Source, chunk: memoryview) -> None:
         kind, detail = self._socket.recv(zmq.NOBLOCK), self._socket.recv(zmq.NOBLOCK)

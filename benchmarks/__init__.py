@@ -1,0 +1,1 @@
+"""Benchmarks: what the documentation claims, measured, with peers side by side in one run."""

@@ -1,0 +1,53 @@
+"""Transfer keys: the one CURVE key pair by which the processes of a cluster know each other."""
+
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import zmq
+
+_LABEL = "triptych-transfer-key"
+_LINE = re.compile(rf"{_LABEL} (\S{{40}})\n?".encode())
+# Not for strangers, and for nobody else to change. Groups may read: that is how an orchestrator of
+# containers gives a secret to a process that is not root.
+_FORBIDDEN = stat.S_IRWXO | stat.S_IWGRP
+
+
+@dataclass(frozen=True)
+class TransferKeys:
+    """A CURVE key pair (ZeroMQ RFC 26), each half as 40 characters of Z85.
+
+    All processes of a cluster have the same pair: who holds it may read every pool of the cluster.
+    """
+
+    public: bytes
+    secret: bytes = field(repr=False)
+
+    @classmethod
+    def generate(cls) -> "TransferKeys":
+        return cls(*zmq.curve_keypair())
+
+    @classmethod
+    def load(cls, path: Path) -> "TransferKeys":
+        """Reads what `save` wrote. Raises OSError or ValueError that names the file and what is wrong."""
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            line = _LINE.fullmatch(file.read(256))
+        if mode & _FORBIDDEN:
+            raise PermissionError(f"{path}: mode {mode:04o} is open to others, expected 0600 or 0640")
+        try:
+            if line is None:
+                raise ValueError
+            return cls(zmq.curve_public(line[1]), line[1])
+        except (ValueError, zmq.ZMQError):
+            raise ValueError(f"{path}: expected one line, '{_LABEL} ' and 40 characters of Z85") from None
+
+    def save(self, path: Path) -> None:
+        """Writes a new file that only its owner can read; raises FileExistsError rather than replace one.
+
+        The secret half is enough: the public one follows from it.
+        """
+        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+            file.write(_LABEL.encode() + b" " + self.secret + b"\n")
