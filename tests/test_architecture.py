@@ -13,6 +13,7 @@ ALLOWED = {
     "transfer": set(),
     "services": {"transfer", "triptych_proto"},
     "orchestrator": {"transfer", "triptych_proto"},
+    "benchmarks": {"transfer"},
     "deploy": {"orchestrator", "services", "transfer"},
 }
 

@@ -28,6 +28,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 MAX_CHOICES = 1024  # peers whose last choice is remembered, so that it is logged when it changes
+HASH_ASIDE_BYTES = 4 << 20  # from here on a second thread pays for hashing while one copies
 COPY_THREADS = 2
 READ_THREADS = 16
 
@@ -140,6 +141,9 @@ class TransferEndpoint:
         lease = await self._outbox.acquire(packed.nbytes, timeout)
 
         def copy() -> int:
+            if packed.nbytes < HASH_ASIDE_BYTES:
+                packed.write_into(lease.payload)
+                return memory.checksum(lease.payload)
             hashing = self._hashers.submit(packed.checksum)
             packed.write_into(lease.payload)
             early = hashing.result()

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 _URL = re.compile(
     r"grpc://(?:\[(?P<v6>[^\]]*)\]|(?P<name>[^\[\]:/?#@]*))(?::(?P<port>[^/?#@]*))?/?", re.IGNORECASE
 )
+DEFAULT_PORT = 30100  # of a URL that names none
+
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 
 
@@ -28,7 +30,7 @@ class EndpointURL:
 
     @classmethod
     def parse(cls, text: str) -> "EndpointURL":
-        """Reads `grpc://host:port`, forgiving case, a trailing slash and surrounding space.
+        """Reads `grpc://host:port`, forgiving case, a trailing slash, surrounding space and no port.
 
         Raises ValueError that quotes the text and says what is wrong with it.
         """
@@ -36,8 +38,7 @@ class EndpointURL:
         if match is None:
             raise ValueError(f"endpoint URL {text!r}: expected grpc://host:port")
         host, port = match["v6"] if match["v6"] is not None else match["name"], match["port"]
-        if not port:
-            raise ValueError(f"endpoint URL {text!r}: the port is missing, expected grpc://host:port")
+        port = port if port is not None else str(DEFAULT_PORT)
         if not re.fullmatch("[0-9]{1,5}", port):
             raise ValueError(f"endpoint URL {text!r}: port {port!r} is not a number between 1 and 65535")
         if (match["v6"] is not None) != (":" in host):

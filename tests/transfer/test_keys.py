@@ -6,18 +6,25 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from services.main import run
 from services.options import RoleOptions, add_arguments
 from services.role import Role
 from tests.transfer.node import Node
+from transfer.engines import curve
+from transfer.engines.base import Source
 from transfer.engines.zmq import ZmqEngine
+from transfer.errors import PeerUnreachable, ReadTimeout
 from transfer.keys import TransferKeys
+from transfer.pool import SlotLocation
+from transfer.urls import EndpointURL
 
 Start = Callable[[Path | None], Node]
 
@@ -57,32 +64,54 @@ def test_only_the_same_keys_read(files: dict[str, Path | None], start: Start) ->
         assert node.slots_in_use() == [1, 0]
 
 
-def test_the_public_half_opens_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    ours, theirs = TransferKeys.generate(), TransferKeys.generate()
-    server = ZmqEngine("1", "127.0.0.1", keys=ours)
-    server.start({})
+@pytest.fixture
+def server() -> Iterator[tuple[ZmqEngine, TransferKeys]]:
+    keys = TransferKeys.generate()
+    engine = ZmqEngine("1", "127.0.0.1", keys=keys)
+    engine.start({})
+    yield engine, keys
+    engine.close()
+
+
+def is_refused(address: str, server_public: bytes, public: bytes, secret: bytes) -> bool:
+    """Whether a client with these halves is sent away instead of being heard."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as client:
+        client.linger, client.reconnect_ivl = 0, -1
+        client.curve_serverkey, client.curve_publickey, client.curve_secretkey = server_public, public, secret
+        watch = client.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
+        try:
+            client.connect(address)
+            client.send_multipart([b"1", b"outbox", bytes(32)])
+            assert watch.poll(10_000)
+            return parse_monitor_message(watch.recv_multipart())["event"] == zmq.EVENT_DISCONNECTED
+        finally:
+            client.disable_monitor()
+            watch.close()
+
+
+def test_the_public_half_opens_nothing(
+    server: tuple[ZmqEngine, TransferKeys], caplog: pytest.LogCaptureFixture
+) -> None:
+    (engine, ours), theirs = server, TransferKeys.generate()
     caplog.set_level(logging.WARNING)
-    # To claim our public key is not enough either: the secret half has to be there.
-    for public, secret in ((theirs.public, theirs.secret), (ours.public, theirs.secret)):
-        for _ in range(3):
-            with zmq.Context() as context, context.socket(zmq.DEALER) as intruder:
-                intruder.linger = 0
-                intruder.curve_serverkey = ours.public
-                intruder.curve_publickey, intruder.curve_secretkey = public, secret
-                intruder.reconnect_ivl = -1
-                watch = intruder.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_SUCCEEDED)
-                intruder.connect(server.address)
-                intruder.send_multipart([b"1", b"outbox", bytes(32)])
-                assert watch.poll(10_000)
-                event = int.from_bytes(watch.recv_multipart()[0][:2], sys.byteorder)
-                assert event == zmq.EVENT_DISCONNECTED
-                assert not intruder.poll(0)
-                intruder.disable_monitor()
-                watch.close()
-    server.close()
+    for _ in range(3):
+        assert is_refused(engine.address, ours.public, theirs.public, theirs.secret)
+        assert is_refused(engine.address, ours.public, ours.public, theirs.secret)  # pretending is not enough
+    assert not is_refused(engine.address, ours.public, ours.public, ours.secret)
     assert [record.message for record in caplog.records if "refused" in record.message] == [
         "refused a connection from 127.0.0.1: it does not have our transfer keys"
     ]
+
+
+def test_nobody_gets_in_when_there_is_nobody_to_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve, "_admit", lambda door, expected: door.close())
+    engine = ZmqEngine("1", "127.0.0.1", keys=TransferKeys.generate())
+    engine.start({})
+    location = SlotLocation("outbox", 0, 1, 1, 0, b"")
+    source = Source(EndpointURL("127.0.0.1", 30101), "1", engine.address, location)
+    with pytest.raises((PeerUnreachable, ReadTimeout)):  # an answer, that the slot is gone, would be too much
+        engine.read(source, memoryview(bytearray(1)), time.monotonic() + 1)
+    engine.close()
 
 
 def test_closing_while_peers_shake_hands() -> None:

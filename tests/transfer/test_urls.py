@@ -28,8 +28,7 @@ def test_canonical(text: str, canonical: str) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("grpc://host", "port is missing"),
-        ("grpc://host:", "port is missing"),
+        ("grpc://host:", "port ''"),
         ("grpc://host:0", "port 0"),
         ("grpc://host:65536", "port 65536"),
         ("grpc://host:1e3", "'1e3' is not a number"),
@@ -75,3 +74,8 @@ def test_no_instance_is_not_canonical() -> None:
 
 def test_ports_are_ordered_as_numbers() -> None:
     assert EndpointURL("a", 9) < EndpointURL("a", 10) < EndpointURL("b", 1)
+
+
+def test_a_url_without_a_port_has_the_default_one() -> None:
+    assert EndpointURL.parse("grpc://Node-A/") == EndpointURL("node-a", 30100)
+    assert EndpointURL.parse("grpc://[::1]") == EndpointURL.parse("grpc://[0:0::1]:30100")

@@ -245,7 +245,9 @@ def _socket(context: "zmq.Context[zmq.Socket[bytes]]", kind: int) -> "zmq.Socket
     made = context.socket(kind)
     for option, value in (
         (zmq.LINGER, 0),
-        (zmq.SNDHWM, 2 * WINDOW),
+        # A ROUTER drops in silence what exceeds this, and libzmq learns late what a peer has taken: far above
+        # what the window lets a reader ask for. Messages are references to the arena and cost no memory.
+        (zmq.SNDHWM, 1024),
         (zmq.RCVHWM, 2 * WINDOW),
         (zmq.IPV6, 1),
         (zmq.HEARTBEAT_IVL, _HEARTBEAT_MS),
