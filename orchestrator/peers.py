@@ -24,6 +24,7 @@ MAX_COMMANDS_PER_FRAME = 256
 CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 2_000),  # a silent host is noticed within time + timeout
     ("grpc.keepalive_timeout_ms", 2_000),
+    ("grpc.http2.ping_timeout_ms", 2_000),  # without it a frozen peer is noticed after a minute only
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.initial_reconnect_backoff_ms", 100),

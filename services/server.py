@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 STATS_SECONDS = 5.0
 FILE_CHUNK_BYTES = 256 * 1024
 SERVER_OPTIONS = (
+    ("grpc.keepalive_time_ms", 10_000),  # an orchestrator whose host vanished must not hold outputs for ever
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_ping_strikes", 0),  # orchestrators ping often: that is how they notice a silent host
     ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica

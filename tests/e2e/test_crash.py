@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import urllib.request
 from pathlib import Path
 from typing import Any
+
+import aiohttp
 
 from deploy.onebox import OneBox
 from orchestrator.client import VideoClient
@@ -60,3 +63,33 @@ async def test_killing_one_of_two_denoisers_loses_no_request(tmp_path: Path) -> 
         victim.kill()
         victim.wait()
         assert await outcomes(box, ids) == expected
+
+
+async def test_a_frozen_denoiser_loses_no_request_and_comes_back(tmp_path: Path) -> None:
+    counts = {"denoiser": 2}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        OneBox(MODEL, counts=counts, data_dir=tmp_path / "data", log=log) as box,
+    ):
+        box.wait_ready(60)
+        expected = await outcomes(box, [accept(box, seed) for seed in range(4)])
+        ids = [accept(box, seed) for seed in range(4)]
+        frozen = box.processes[named(box, "denoiser")]
+        url = frozen.name.split()[1]
+        frozen.send_signal(signal.SIGSTOP)
+        try:
+            assert await outcomes(box, ids) == expected
+            assert await state_of(box, url) == "connecting"
+        finally:
+            frozen.send_signal(signal.SIGCONT)
+        for _ in range(300):
+            if await state_of(box, url) == "ready":
+                break
+            await asyncio.sleep(0.1)
+        assert await outcomes(box, [accept(box, seed) for seed in range(4)]) == expected
+
+
+async def state_of(box: OneBox, url: str) -> str:
+    async with aiohttp.ClientSession() as session, session.get(f"{box.url}/v1/peers") as reply:
+        entries = (await reply.json())["data"]
+    return next(str(entry["state"]) for entry in entries if entry["url"] == url)
