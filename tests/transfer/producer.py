@@ -93,11 +93,12 @@ def serve(commands: Iterable[str], engine: Engine) -> None:
                 say(None)
             case ["recycle", generation]:
                 lease = leases.pop(generation)
-                complement = ~np.frombuffer(lease.payload, np.uint8)
                 lease.release()
-                again = asyncio.run(pool.acquire(complement.nbytes, 0))
+                again = asyncio.run(pool.acquire(lease.payload.nbytes, 0))
+                assert again.offset == lease.offset
                 leases[again.generation] = again
-                again.payload[:] = complement.data
+                payload = np.frombuffer(again.payload, np.uint8)
+                np.invert(payload, out=payload)  # at once, while readers may still be at it
                 say(encoded(again.publish(b"{}", memory.checksum(again.payload))))
             case ["corrupt", byte]:
                 arena.memory[byte] ^= 0xFF
