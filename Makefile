@@ -1,6 +1,7 @@
 # make demo   set up, generate a video from a prompt through four processes, check that it plays
 # make test   set up, run all tests
 # make lint   ruff and mypy
+# make chaos  two minutes of load while processes are killed, frozen and restarted (ARGS="--seconds N --seed S")
 # make bench  measure the data plane on this machine
 # make proto  generate proto/triptych_proto from control.proto again
 #
@@ -13,7 +14,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 PROMPT ?= a red circle moving right
 
-.PHONY: demo bench test lint types format proto clean
+.PHONY: demo bench chaos test lint types format proto clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -30,6 +31,9 @@ $(VENV)/installed-dev: $(BIN)/python pyproject.toml
 
 demo: $(VENV)/installed
 	$(BIN)/triptych demo "$(PROMPT)" --output out/demo.mp4
+
+chaos: $(VENV)/installed-dev
+	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.transfer $(ARGS)
