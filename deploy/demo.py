@@ -13,6 +13,7 @@ import av
 from deploy import tiny_model
 from deploy.onebox import OneBox
 from orchestrator import generate
+from services import model_source
 
 START_SECONDS = 300.0
 
@@ -32,7 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """0 only if the file that came back plays."""
+    """0 only if the file that came back plays; 2: no such model."""
+    if args.model is not None and (reason := model_source.problem(args.model)):
+        print(f"triptych demo: {reason}", file=sys.stderr)
+        return 2
     output: Path = args.output
     output.parent.mkdir(parents=True, exist_ok=True)
     log_path = output.with_suffix(".log")

@@ -17,6 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from services import model_source
+
 ROLES = ("encoder", "denoiser", "decoder")
 STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL; what was running is taken up again at the next start
 POLL_SECONDS = 0.1
@@ -37,7 +39,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Runs until Ctrl-C or SIGTERM (exit code 0) or until a process ends by itself (1)."""
+    """Runs until Ctrl-C or SIGTERM (exit code 0) or until a process ends by itself (1). 2: no such model."""
+    if reason := model_source.problem(args.model):
+        print(f"triptych up: {reason}", file=sys.stderr)
+        return 2
     stop_requested = False
 
     def request_stop(number: int, frame: object) -> None:

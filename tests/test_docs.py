@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import triptych
-from services.model.emulated import PREFIX
+from services.model_source import EMULATED
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -50,4 +50,4 @@ def test_make_targets_in_the_pages_exist() -> None:
 
 
 def test_the_emulated_model_is_spelled_as_documented() -> None:
-    assert PREFIX in (ROOT / "docs" / "development.md").read_text()
+    assert EMULATED in (ROOT / "docs" / "development.md").read_text()

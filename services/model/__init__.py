@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from services.model.base import Limits, ModelError, RoleModel
-from services.model.emulated import PREFIX, EmulatedModel
+from services.model.emulated import EmulatedModel
+from services.model_source import EMULATED
 from services.role import Role
 
 __all__ = ["ModelError", "open_model"]
@@ -27,7 +28,7 @@ def open_model(
     weights, unknown family, device or dtype not available.
     """
     limits = Limits(max_pixels, max_frames, max_steps)
-    if model.startswith(PREFIX):
+    if model.startswith(EMULATED):
         return EmulatedModel(role, model, limits, name)
     # diffusers and transformers take seconds to import, and only real models need them.
     from services.model.loading import load

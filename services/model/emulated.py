@@ -16,10 +16,9 @@ import torch
 import xxhash
 
 from services.model.base import Control, Limits, ModelError, Value
+from services.model_source import EMULATED
 from services.role import Role
 from triptych_proto.control_pb2 import Generation, Model
-
-PREFIX = "emulated:"
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class Emulation:
         """``emulated:encode=0.1,latents=8388608``; ModelError names what is wrong."""
         known = {"encode": float, "denoise": float, "decode": float, "embeddings": int, "latents": int}
         given: dict[str, Any] = {}
-        for part in filter(None, model[len(PREFIX) :].split(",")):
+        for part in filter(None, model[len(EMULATED) :].split(",")):
             key, _, value = part.partition("=")
             try:
                 given[key] = known[key](value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from services.model.base import ModelError
+from services.model_source import INDEX, problem
 
-INDEX = "model_index.json"
 SERVING = "triptych.json"
 CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
-HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 # Small, and every role reads the configs of all components. Weights never match: "*" crosses folders.
 HUB_CONFIG_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 HUB_WEIGHT_FILES = "*.safetensors"
@@ -99,13 +97,12 @@ class ModelFolder:
 
 def open_folder(model: str) -> ModelFolder:
     """A folder, or else the hub's model of that id, without weights yet."""
+    if reason := problem(model):
+        raise ModelError(reason)
     path = Path(model).expanduser()
     if path.is_dir():
-        folder = ModelFolder(path, path.resolve().name)
-    elif HUB_ID.fullmatch(model):
-        folder = ModelFolder(_download(model, HUB_CONFIG_FILES), model, hub_id=model)
-    else:
-        raise ModelError(f"{model}: no such folder")
+        return ModelFolder(path, path.resolve().name)
+    folder = ModelFolder(_download(model, HUB_CONFIG_FILES), model, hub_id=model)
     if not (folder.path / INDEX).is_file():
         raise ModelError(f"{model}: no diffusers model: it has no {INDEX}")
     return folder

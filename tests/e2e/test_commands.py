@@ -41,6 +41,15 @@ def test_a_folder_that_is_no_model_is_one_clear_line(tmp_path: Path) -> None:
         assert len(lines) == 1 and str(tmp_path) in lines[0] and "model_index.json" in lines[0], result.stderr
 
 
+@pytest.mark.parametrize("command", ["up", "demo"])
+def test_launchers_refuse_it_before_they_start_anything(command: str, tmp_path: Path) -> None:
+    for model, expected in ((str(tmp_path), "model_index.json"), (str(tmp_path / "none"), "no such folder")):
+        result = triptych(command, "--model", model)
+        assert result.returncode == 2
+        lines = result.stderr.strip().splitlines()
+        assert len(lines) == 1 and model in lines[0] and expected in lines[0], result.stderr
+
+
 def test_a_bad_url_is_an_error_of_the_option() -> None:
     result = triptych("encoder", "--model", "m", "--url", "http://127.0.0.1")
     assert result.returncode == 2 and "--url" in result.stderr
