@@ -1,8 +1,9 @@
 # make demo   set up, generate a video from a prompt through four processes, check that it plays
 # make test   set up, run all tests
 # make lint   ruff and mypy
-# make chaos  two minutes of load while processes are killed, frozen and restarted (ARGS="--seconds N --seed S")
-# make bench  measure the data plane on this machine
+# make chaos  3 x 15 minutes of load while processes are killed, frozen, drained and restarted
+#             (ARGS="--seconds N --seeds 1 2 3 --directory DIR"; DIR keeps logs and data)
+# make bench  measure the data plane and whole requests on this machine (ARGS=--quick: only see that it runs)
 # make proto  generate proto/triptych_proto from control.proto again
 #
 # PYTHON=python3.12 takes another interpreter. PIP_ARGS="--extra-index-url URL" adds a package index,
@@ -37,6 +38,7 @@ chaos: $(VENV)/installed-dev
 
 bench: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.transfer $(ARGS)
+	$(BIN)/python -m benchmarks.requests $(ARGS)
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(ARGS)

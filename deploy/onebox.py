@@ -23,6 +23,7 @@ ROLES = ("encoder", "denoiser", "decoder")
 STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL; what was running is taken up again at the next start
 POLL_SECONDS = 0.1
 PR_SET_PDEATHSIG = 1
+TRANSFER = "shm"  # all roles are on this host; with another engine beside it they would hash every output
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,8 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for role in ROLES:
         text = f"number of {role}s (default: %(default)s)"
         parser.add_argument(f"--{role}s", type=int, choices=range(1, 65), default=1, metavar="N", help=text)
-    for add_options in (_server_options(), *_role_options()):
+    for add_options in (_server_options(), *_role_options(), _security_options()):
         add_options(parser)
+    parser.set_defaults(transfer=TRANSFER)
     levels = ("debug", "info", "warning", "error")
     parser.add_argument("--log-level", default="info", choices=levels, help="(default: %(default)s)")
 
@@ -104,6 +106,8 @@ class OneBox:
         self.processes: list[Process] = []
         self._model = model
         self._role_arguments = list(role_arguments)
+        if "--transfer" not in role_arguments:
+            self._role_arguments += ["--transfer", TRANSFER]
         if "--threads" not in role_arguments:
             # Roles that all take every core slow each other down by far more than they gain.
             roles = sum(map(len, self.role_urls.values()))
@@ -115,16 +119,19 @@ class OneBox:
     @staticmethod
     def from_arguments(args: argparse.Namespace) -> OneBox:
         log_level = ["--log-level", args.log_level]
-        role_arguments = [word for options in _role_options() for word in _given(options, args)]
+        role_arguments = ["--transfer", args.transfer]  # the roles have another default
+        for options in _role_options():
+            role_arguments += _given(options, args, without=("transfer",))
         server_arguments = _given(_server_options(), args, without=("host", "port", "data_dir"))
+        security = _given(_security_options(), args)  # the same for the orchestrator and for roles
         return OneBox(
             args.model,
             counts={role: getattr(args, f"{role}s") for role in ROLES},
             host=args.host,
             port=args.port,
             data_dir=args.data_dir,
-            server_arguments=server_arguments + log_level,
-            role_arguments=role_arguments + log_level,
+            server_arguments=server_arguments + security + log_level,
+            role_arguments=role_arguments + security + log_level,
         )
 
     def __enter__(self) -> OneBox:
@@ -218,6 +225,12 @@ def _role_options() -> tuple[AddOptions, ...]:
     from services.options import add_model_arguments, add_worker_arguments
 
     return add_model_arguments, add_worker_arguments
+
+
+def _security_options() -> AddOptions:
+    from orchestrator.credentials import add_arguments
+
+    return add_arguments
 
 
 def _given(add_options: AddOptions, args: argparse.Namespace, without: Sequence[str] = ()) -> list[str]:

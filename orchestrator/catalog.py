@@ -29,6 +29,8 @@ class Catalog:
         for descriptions in self._descriptions.values():
             descriptions.pop(url, None)
         known[url] = model
+        for name in [name for name, descriptions in self._descriptions.items() if not descriptions]:
+            del self._descriptions[name]
         return ""
 
     def models(self) -> list[Model]:

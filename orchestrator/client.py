@@ -1,4 +1,4 @@
-"""A client of the HTTP API: create, wait, download."""
+"""A client of the HTTP API: create, wait, download, and what operators do."""
 
 from __future__ import annotations
 
@@ -38,16 +38,18 @@ class ClientError(Exception):
 class VideoClient:
     """Talks to one server; used as ``async with VideoClient("http://127.0.0.1:30010") as client``.
 
-    All methods raise ClientError. Videos are dicts, as the server sends them.
+    All methods raise ClientError. Videos are dicts, as the server sends them. ``token`` is the cluster's,
+    which a server may want of operators.
     """
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, token: str | None = None) -> None:
         self._base = server.rstrip("/").removesuffix("/v1") + "/v1"
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> VideoClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REPLY_SECONDS, sock_read=REPLY_SECONDS)
-        self._session = aiohttp.ClientSession(timeout=timeout)
+        self._session = aiohttp.ClientSession(timeout=timeout, headers=self._headers)
         return self
 
     async def __aexit__(
@@ -67,8 +69,20 @@ class VideoClient:
     async def retrieve(self, video_id: str) -> Video:
         return await self._json("GET", f"/videos/{video_id}")
 
-    async def delete(self, video_id: str) -> None:
-        await self._json("DELETE", f"/videos/{video_id}")
+    async def timeline(self, video_id: str) -> dict[str, Any]:
+        """Every attempt at every stage."""
+        return await self._json("GET", f"/videos/{video_id}/timeline")
+
+    async def delete(self, video_id: str) -> dict[str, Any]:
+        return await self._json("DELETE", f"/videos/{video_id}")
+
+    async def peers(self) -> dict[str, Any]:
+        """The list of roles."""
+        return await self._json("GET", "/peers")
+
+    async def drain(self, url: str) -> dict[str, Any]:
+        """The role at this endpoint URL is asked to take no new task."""
+        return await self._json("POST", "/peers/drain", json={"url": url})
 
     async def wait(
         self, video_id: str, *, timeout: float, on_progress: Callable[[Video], None] = lambda video: None
@@ -130,6 +144,8 @@ class VideoClient:
             if response.ok:
                 return response
             raise await _refusal(response)
+        except (aiohttp.InvalidURL, aiohttp.NonHttpUrlClientError) as error:
+            raise ClientError(f"{self._base} is not of the form http(s)://host[:port]/v1") from error
         except (aiohttp.ClientError, asyncio.TimeoutError, ValueError) as error:
             reason = str(error) or type(error).__name__
             raise ClientError(f"cannot reach {self._base}: {reason}") from error

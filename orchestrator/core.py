@@ -5,26 +5,46 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import secrets
-from collections.abc import AsyncGenerator, Coroutine, Sequence
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import grpc
 
+from orchestrator.call_errors import reason
 from orchestrator.catalog import Catalog
+from orchestrator.credentials import Credentials
 from orchestrator.graph import GENERATION
 from orchestrator.http.errors import ApiError
-from orchestrator.jobs import Job
+from orchestrator.jobs import Job, Once
+from orchestrator.life import Life
+from orchestrator.membership import Membership, NamedPeers
 from orchestrator.metrics import Metrics
-from orchestrator.peers import Life, Peer, Peers
-from orchestrator.scheduler import Scheduler, SchedulerOptions
+from orchestrator.ownership import NameTaken, Ownership
+from orchestrator.peers import Peer, Peers
+from orchestrator.previews import Previews
+from orchestrator.scheduler import Fate, Scheduler, SchedulerOptions, result_task
 from orchestrator.state_metrics import StateCollector
-from orchestrator.store import JobStore
+from orchestrator.store import JobStore, StoreError
 from transfer.urls import EndpointURL
 from triptych_proto import control_pb2 as pb
 
 log = logging.getLogger(__name__)
+
+SETTLE_SECONDS = 5.0  # for roles to say what they still run, before unfinished jobs go on
+ANNOUNCE_SECONDS = 2.0  # of that, for roles which announce themselves
+SAVE_RETRY_SECONDS = 1.0
+FOLLOW_SECONDS = 1.0  # between two looks at whether a job of another orchestrator is over
+SWEEP_SECONDS = 60.0  # between two looks for jobs that are kept no longer
+SWEEP_JOBS = 500
+ORPHAN_SECONDS = 30.0
+MAX_RETRY_AFTER = 60
 
 
 @dataclass(frozen=True)
@@ -32,8 +52,13 @@ class CoreOptions:
     peers: tuple[tuple[EndpointURL, str], ...]  # endpoint and the kind of role expected there
     database_url: str
     output_dir: Path  # where decoders on this host, or on a shared disk, write
+    name: str = "orchestrator"  # by which others that share the database know this one, over restarts
+    named_peers: tuple[tuple[NamedPeers, str], ...] = ()
     max_queue: int = 1000  # jobs accepted and not over
+    preview_bytes: int = 256 << 20  # of thumbnails and the like that are kept
+    retention_seconds: float | None = None  # finished jobs and their files are kept so long; None: for ever
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
+    credentials: Credentials = field(default_factory=Credentials)
 
 
 class Orchestrator:
@@ -47,29 +72,51 @@ class Orchestrator:
         self._metrics = Metrics()
         self.registry = self._metrics.registry
         self.peers = Peers()
+        self.membership = Membership(self.peers, self._dial, options.peers, options.named_peers)
+        life = secrets.token_hex(4)
         self.scheduler = Scheduler(
-            secrets.token_hex(4), self.peers.lives, self._finished, self._metrics, options.scheduler
+            life, self.peers.lives, self._finished, self._fate, self._metrics, options.scheduler
         )
+        self.ownership = Ownership(self._store, options.name, life, self._jobs, self.scheduler)
         self.registry.register(StateCollector(self.scheduler, self.peers))
+        self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._finish_times: deque[float] = deque(maxlen=32)  # monotonic
+        self._files_to_delete: dict[str, Job] = {}  # of deleted jobs, whose decoder was not there
         self._background: set[asyncio.Task[None]] = set()
+        self._ends: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()  # held by who waits
+        previews = options.output_dir.parent / "previews"  # not among the videos, whose names decoders choose
+        self.previews = Previews(previews, options.preview_bytes, self.content_path, self.read_content)
+
+    @property
+    def retention_seconds(self) -> float | None:
+        return self._options.retention_seconds
 
     async def start(self) -> None:
-        """Reads the store, takes up what was not finished, dials the roles."""
+        """Reads the store, dials the roles, takes up what was not finished."""
         await self._store.open()
-        for job in await self._store.load():
-            self._jobs[job.id] = job
-            if not job.status.final:
-                log.info("job=%s state=queued: taken up again", job.id)
-                self.scheduler.add(job)
-        for url, role in self._options.peers:
-            self.peers.add(url, Peer(url, role, self))
+        unfinished = await self.ownership.start()
+        self.membership.start()
+        if unfinished:
+            self._spawn(self._go_on())
+        self._spawn(self._keep_ownership())
         self._spawn(self._expire())
+        self._spawn(self._tidy_previews())
+        if self._store.shared:
+            self._spawn(self._review_orphans())
+        if self._options.retention_seconds is not None:
+            self._spawn(self._sweep(self._options.retention_seconds))
 
     async def close(self) -> None:
-        await self.peers.close()
+        self.scheduler.active.clear()  # roles go on with what they have, for the next life to adopt
+        await self.membership.close()
+        saving = [task for task in self._background if task.get_name() == "save"]
+        if saving:  # finished jobs are worth a moment
+            await asyncio.wait(saving, timeout=SAVE_RETRY_SECONDS)
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        await self.previews.close()
+        await self.ownership.close()
         await self._store.close()
 
     # ---- for the HTTP handlers
@@ -77,46 +124,96 @@ class Orchestrator:
     def models(self) -> Sequence[pb.Model]:
         return self._catalog.models()
 
-    async def submit(self, model: str, generation: pb.Generation) -> Job:
-        """Stores the job, then gives it to the scheduler. ApiError 429 when the queue is full."""
+    async def submit(
+        self,
+        model: str,
+        generation: pb.Generation,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        remixed_from: str | None = None,
+        once: Once | None = None,
+    ) -> Job:
+        """Stores the job, then gives it to the scheduler. Of requests with equal ``once.key`` the first one
+        does, and all others get its job.
+
+        ApiError 429 when the queue is full, 503 when a role was not there for so long that waiting is vain.
+        """
+        retry = {"Retry-After": str(self._retry_after())}
         if len(self.scheduler.active) >= self._options.max_queue:
-            raise ApiError(
-                429,
-                f"{self._options.max_queue} requests are waiting already",
-                code="queue_full",
-                type="rate_limit_error",
-                headers={"Retry-After": "5"},
-            )
-        job = Job.new(model, generation)
-        await self._store.add(job)
+            message = f"{self._options.max_queue} requests are waiting already"
+            raise ApiError(429, message, code="queue_full", type="rate_limit_error", headers=retry)
+        role = self.scheduler.hopeless(model)
+        if role:
+            message = f"there has been no {role} for {model} for a long time"
+            raise ApiError(503, message, code="no_instance", headers=retry)
+        longest = self._options.scheduler.job_seconds
+        job = Job.new(model, generation, priority, min(timeout or longest, longest))
+        job.owner = self.ownership.name
+        job.remixed_from = remixed_from
+        if once is not None:
+            job.idempotency_key, job.request_hash = once.key, once.request
+        stored = await self._store.add(job)
+        if stored is not job:
+            return self._jobs.get(stored.id, stored)
         self._jobs[job.id] = job
         self.scheduler.add(job)
         return job
 
-    def job(self, job_id: str) -> Job | None:
-        return self._jobs.get(job_id)
+    async def submitted(self, key: str) -> Job | None:
+        job = await self._store.find_by_key(key)
+        return None if job is None else self._jobs.get(job.id, job)
 
-    def jobs(self) -> Sequence[Job]:
-        return list(self._jobs.values())
+    async def finished(self, job_id: str) -> Job | None:
+        while (job := await self.find(job_id)) is not None and not job.status.final:
+            ended = self._ends.setdefault(job_id, asyncio.Event())
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(ended.wait(), FOLLOW_SECONDS)
+        return job
+
+    async def find(self, job_id: str) -> Job | None:
+        job = self._jobs.get(job_id)
+        if job is None and self._store.shared:
+            job = await self._store.get(job_id)  # another orchestrator has taken it a moment ago
+            if job is not None:
+                job = self._jobs.setdefault(job_id, job)
+        return job
+
+    def page(self, after: str | None, limit: int, newest_first: bool) -> tuple[list[Job], bool]:
+        if after is not None and after not in self._jobs:
+            raise KeyError(after)
+        ids: Iterator[str] = reversed(self._jobs) if newest_first else iter(self._jobs)
+        if after is not None:
+            next(job_id for job_id in ids if job_id == after)
+        jobs = [self._jobs[job_id] for job_id in islice(ids, limit)]
+        return jobs, next(ids, None) is not None
 
     async def delete(self, job_id: str) -> bool:
         """Stops the job if it runs, and removes its row and its file."""
-        job = self._jobs.pop(job_id, None)
+        job = await self.find(job_id)
         if job is None:
             return False
+        self._jobs.pop(job_id, None)
         self.scheduler.remove(job_id)
-        await self._store.delete(job_id)
-        path = self.content_path(job)
-        if path is not None:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-        elif job.file is not None and (peer := self._peer(job.file_url)) is not None:
-            with contextlib.suppress(grpc.aio.AioRpcError):  # a decoder that is gone has nothing to serve
-                await peer.delete_file(job.file.name)
+        await self._delete_file(job)  # first: after a crash between the two the client can ask again
+        await self._store.delete([job_id])
+        self._wake(job_id)
         log.info("job=%s state=deleted", job_id)
         return True
 
     def peer_entries(self) -> Sequence[dict[str, object]]:
         return [self._peer_entry(peer) for peer in self.peers.values()]
+
+    async def announce(self, url: EndpointURL, role: str) -> str:
+        return self.membership.announce(url, role)
+
+    def drain(self, url: EndpointURL) -> bool:
+        peer = self.peers.get(url)
+        if peer is None or peer.life is None:
+            return False
+        peer.life.draining = True  # it will say so itself: until then it is given nothing either
+        peer.life.send(pb.Command(drain=pb.Drain()))
+        return True
 
     def missing_roles(self) -> Sequence[str]:
         present = {life.role for life in self.peers.lives()}
@@ -147,11 +244,14 @@ class Orchestrator:
         except grpc.aio.AioRpcError as error:
             raise ApiError(
                 503,
-                f"the decoder {job.file_url} that holds the file: {error.details()}",
+                f"the decoder {job.file_url} that holds the file: {reason(error)}",
                 code="file_unavailable",
             ) from error
 
     # ---- for the peers
+
+    def _dial(self, url: EndpointURL, role: str) -> Peer:
+        return Peer(url, role, self, self._options.credentials)
 
     def refusal(self, life: Life) -> str:
         live = {other.url for other in self.peers.lives()}
@@ -159,6 +259,9 @@ class Orchestrator:
 
     def joined(self, life: Life, hello: pb.Hello) -> None:
         self.scheduler.joined(life, hello)
+        for job in [job for job in self._files_to_delete.values() if job.file_url == str(life.url)]:
+            del self._files_to_delete[job.id]
+            self._spawn(self._delete_file(job))
 
     def left(self, life: Life) -> None:
         self.scheduler.left(life)
@@ -179,13 +282,13 @@ class Orchestrator:
         life = peer.life
         if life is None:
             return {**entry, "refusal": peer.refusal} if peer.refusal else entry
-        queue = self.scheduler.queues.get((life.role, life.model.name))
         return {
             **entry,
             "incarnation": life.incarnation,
             "model": life.model.name,
-            "running": len(life.tasks),
-            "queued": len(queue) if queue else 0,  # ready stages that any instance of this role may get
+            "running": len(life.tasks) + life.taken_by_others,
+            # Ready stages that any instance of this role may get.
+            "queued": self.scheduler.dispatcher.depth(life.role, life.model.name),
             "pools": [
                 {
                     "name": pool.name,
@@ -201,20 +304,109 @@ class Orchestrator:
             ],
         }
 
+    def _fate(self, job_id: str, task_id: str) -> Fate:
+        job = self._jobs.get(job_id)
+        if job is None:
+            # Others that use the store may run what we have not heard of yet: the role gives it up in time.
+            return Fate.LEAVE if self._store.shared else Fate.DROP
+        if not job.status.final:
+            return Fate.LEAVE
+        return Fate.ACCEPT if result_task(job) == task_id else Fate.DROP
+
     def _finished(self, job: Job) -> None:
-        self._spawn(self._save(job))
+        self._finish_times.append(time.monotonic())
+        self._spawn(self._save(job), "save")
+        self._wake(job.id)
+
+    def _wake(self, job_id: str) -> None:
+        ended = self._ends.pop(job_id, None)
+        if ended is not None:
+            ended.set()
 
     async def _save(self, job: Job) -> None:
-        if job.id in self._jobs:
-            await self._store.update(job)
+        """The result is safe with the role until it is recorded here: tried until it is."""
+        while job.id in self._jobs:
+            try:
+                if await self._store.update(job):
+                    log.warning(
+                        "job=%s was taken over by another orchestrator: its result is dropped", job.id
+                    )
+                    self.scheduler.dropped(job)
+                    return
+                break
+            except StoreError as error:
+                log.error("job=%s: its end is not recorded yet: %s", job.id, error)
+                await asyncio.sleep(SAVE_RETRY_SECONDS)
+        self.scheduler.accepted(job)
+
+    async def _delete_file(self, job: Job) -> None:
+        await self.previews.discard(job.id)
+        path = self.content_path(job)
+        peer = self._peer(job.file_url)
+        try:
+            if path is not None:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+            elif job.file is not None and peer is not None:
+                await peer.delete_file(job.file.name)
+        except (OSError, grpc.aio.AioRpcError) as error:
+            why = reason(error) if isinstance(error, grpc.aio.AioRpcError) else error
+            log.warning("job=%s: its file is to be deleted when %s is back: %s", job.id, job.file_url, why)
+            if len(self._files_to_delete) < self._options.max_queue:
+                self._files_to_delete[job.id] = job
+
+    def _retry_after(self) -> int:
+        """Seconds in which, as things go, a place in the queue comes free."""
+        if len(self._finish_times) < 2:
+            return 5
+        each = (time.monotonic() - self._finish_times[0]) / len(self._finish_times)
+        return min(max(math.ceil(each), 1), MAX_RETRY_AFTER)
+
+    async def _go_on(self) -> None:
+        """Unfinished jobs of an earlier life: what roles still run is adopted before anything is repeated."""
+        await asyncio.gather(self.membership.settled(SETTLE_SECONDS), asyncio.sleep(ANNOUNCE_SECONDS))
+        self.scheduler.resume()
+
+    async def _keep_ownership(self) -> None:
+        try:
+            await self.ownership.keep()
+        except NameTaken as error:
+            self.stopped.set_exception(error)
 
     async def _expire(self) -> None:
         while True:
             await asyncio.sleep(1.0)
             self.scheduler.expire()
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> None:
-        task = asyncio.create_task(work)
+    async def _review_orphans(self) -> None:
+        """Work left to other orchestrators, of jobs that none of them has any more."""
+        while True:
+            await asyncio.sleep(ORPHAN_SECONDS)
+            with contextlib.suppress(StoreError):
+                for job_id in self.scheduler.unclaimed():
+                    if await self._store.get(job_id) is None:
+                        self.scheduler.drop_orphans(job_id)
+
+    async def _tidy_previews(self) -> None:
+        """Those of jobs that an earlier life, or another orchestrator, has removed."""
+        while True:
+            await self.previews.keep(self._jobs.keys())
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _sweep(self, retention: float) -> None:
+        while True:
+            with contextlib.suppress(StoreError):  # the store says so itself, when a job cannot be written
+                jobs = await self._store.expired(time.time() - retention, SWEEP_JOBS)
+                for job in jobs:
+                    self._jobs.pop(job.id, None)
+                    await self._delete_file(job)
+                if jobs:
+                    await self._store.delete([job.id for job in jobs])
+                    log.info("%d jobs were kept for %.0f s and are gone", len(jobs), retention)
+                    continue
+            await asyncio.sleep(min(SWEEP_SECONDS, max(retention / 4, 1.0)))
+
+    def _spawn(self, work: Coroutine[None, None, None], name: str | None = None) -> None:
+        task = asyncio.create_task(work, name=name)
         self._background.add(task)
         task.add_done_callback(self._ended)
 

@@ -31,7 +31,10 @@ class StageRun(Generic[Instance, Output]):
     stage: Stage
     state: State = State.WAITING
     attempts: int = 0
+    tries: int = 0  # attempts that count: those that failed, or ran on an instance that was lost
+    losses: int = 0  # instances that were lost while they ran it
     task_id: str = ""  # of the latest attempt
+    lost_task: str = ""  # the latest attempt that lost its instance
     instance: Instance | None = None  # runs the latest attempt, or holds its output
     output: Output | None = None  # None: not made yet, lost, or released
     has_inputs: bool = False  # the latest attempt no longer reads from its producers
@@ -102,6 +105,25 @@ class Execution(Generic[Instance, Output]):
         run.task_id = f"{self.job_id}/{run.stage.name}/{self._epoch}-{run.attempts}"
         return run.task_id
 
+    def adopt(self, instance: Instance, task_id: str) -> Effects[Instance, Output] | None:
+        """An earlier life of the orchestrator dispatched ``task_id`` to ``instance``, and it is still there.
+
+        Its further events will come as those of any task. None if it is of no use any more.
+        """
+        run = self.runs.get(_stage_of(task_id))
+        if run is None or run.state not in (State.WAITING, State.READY):
+            return None
+        if run.lost_task == task_id:  # its instance was cut off and is back
+            run.tries -= 1
+            run.losses -= 1
+            run.lost_task = ""
+        run.state = State.RUNNING
+        run.attempts = max(run.attempts, _attempt_of(task_id))
+        run.instance = instance
+        run.has_inputs = not run.stage.inputs
+        run.task_id = task_id
+        return self._settle()
+
     def inputs_read(self, task_id: str) -> Effects[Instance, Output]:
         """The task has copies of its inputs."""
         run = self.running(task_id)
@@ -127,6 +149,7 @@ class Execution(Generic[Instance, Output]):
             return Effects()
         if run.instance is not None and not lost_inputs:
             run.avoid.append(run.instance)
+        run.tries += 1
         run.state = State.WAITING
         release: list[tuple[Instance, str]] = []
         for other in self.runs.values():
@@ -138,6 +161,14 @@ class Execution(Generic[Instance, Output]):
         effects.release += release
         return effects
 
+    def handed_back(self, task_id: str) -> Effects[Instance, Output]:
+        """The instance did not take the task, or not to its end, for reasons of its own."""
+        run = self.running(task_id)
+        if run is None:
+            return Effects()
+        run.state = State.WAITING
+        return self._settle()
+
     def instance_lost(self, instance: Instance) -> Effects[Instance, Output]:
         """The instance is gone, with all that ran there and all that it held."""
         for run in self.runs.values():
@@ -146,6 +177,9 @@ class Execution(Generic[Instance, Output]):
             run.instance = None
             if run.state is State.RUNNING:
                 run.state = State.WAITING
+                run.tries += 1
+                run.losses += 1
+                run.lost_task = run.task_id
             elif run.state is State.DONE and run is not self._last:
                 self._forget_output(run)
         return self._settle()
@@ -170,6 +204,9 @@ class Execution(Generic[Instance, Output]):
             if run.state is State.READY and not self._inputs_available(run):
                 run.state = State.WAITING
         needed = self._mark_needed()
+        for run in self.runs.values():
+            if run.state is State.READY and run.stage.name not in needed:
+                run.state = State.WAITING  # its consumer was adopted
         for run in self.runs.values():
             if run.state is State.WAITING and run.stage.name in needed and self._inputs_available(run):
                 run.state = State.READY
@@ -202,6 +239,11 @@ class Execution(Generic[Instance, Output]):
     def _forget_output(self, run: StageRun[Instance, Output]) -> None:
         run.state = State.WAITING
         run.output = None
+
+
+def _attempt_of(task_id: str) -> int:
+    number = task_id.rpartition("-")[2]
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
 
 
 def _stage_of(task_id: str) -> str:

@@ -26,6 +26,7 @@ FIELDS = (
     "guidance_scale",
     "negative_prompt",
     "seed",
+    "priority",
 )
 
 
@@ -45,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--guidance-scale", type=float, metavar="G", help="how closely to follow the prompt")
     parser.add_argument("--negative-prompt", metavar="TEXT", help="what the video does not show")
     parser.add_argument("--seed", type=int, help="the same seed gives the same video")
+    parser.add_argument("--priority", type=int, metavar="N", help="-10 to 10; higher goes first (default: 0)")
     parser.add_argument(
         "--timeout", type=float, default=3600.0, metavar="S", help="seconds to wait (default: %(default)g)"
     )

@@ -6,7 +6,16 @@ side) is a further graph; scheduler and state machine know only stages and their
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
+
+
+class Work(enum.Enum):
+    """What the time of a stage grows with."""
+
+    CONSTANT = "constant"
+    PIXELS = "pixels"  # width x height x frames
+    STEPS = "steps"  # the same in every denoising step
 
 
 @dataclass(frozen=True)
@@ -17,6 +26,7 @@ class Stage:
     role: str
     inputs: tuple[str, ...] = ()  # the stages whose outputs it needs
     share: int = 0  # of a job's progress, in percent
+    work: Work = Work.CONSTANT
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class Graph:
 GENERATION = Graph(
     (
         Stage("encode", "encoder", share=2),
-        Stage("denoise", "denoiser", ("encode",), share=93),
-        Stage("decode", "decoder", ("denoise",), share=5),
+        Stage("denoise", "denoiser", ("encode",), share=93, work=Work.STEPS),
+        Stage("decode", "decoder", ("denoise",), share=5, work=Work.PIXELS),
     )
 )

@@ -44,6 +44,50 @@ class Phase:
 
 
 @dataclass
+class Attempt:
+    """One run of one stage on one instance. Times are seconds since the epoch, on the orchestrator's clock;
+    the durations are the instance's own.
+    """
+
+    stage: str
+    number: int  # from 1
+    url: str
+    incarnation: str
+    queued_at: float  # the stage's inputs were there
+    started_at: float  # given to the instance
+    inputs_at: float | None = None  # the instance had copies of its inputs
+    ended_at: float | None = None
+    outcome: str = "running"  # then done, failed, lost, refused or cancelled
+    reason: str = ""
+    waiting: float = 0.0  # behind another task, or for room in a pool
+    transfer: float = 0.0
+    transfer_bytes: int = 0
+    engine: str = ""  # that moved the inputs
+    compute: float = 0.0
+    saving: float = 0.0  # media encoding that did not overlap with compute
+    task_id: str = ""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How the running stage gets on."""
+
+    stage: str
+    step: int
+    steps: int
+    steps_per_second: float | None = None  # None: too early to tell
+    seconds_left: float | None = None  # of the whole job
+
+
+@dataclass(frozen=True)
+class Once:
+    """A request that makes one job, however often it is sent. Both are hashes, in hexadecimal."""
+
+    key: str  # of the client's key, and of whose it is
+    request: str  # of what is asked for
+
+
+@dataclass
 class Job:
     """One generation. Times are seconds since the epoch."""
 
@@ -58,11 +102,40 @@ class Job:
     error: JobError | None = None
     file: MediaFile | None = None
     file_url: str = ""  # endpoint URL of the decoder that wrote the file
-    phases: list[Phase] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=list)  # in the order of their starts
+    pace: Pace | None = None
     peak_memory_bytes: int = 0
+    priority: int = 0  # higher goes first
+    deadline: float | None = None  # not finished by then: failed
+    owner: str = ""  # the orchestrator that runs it
+    remixed_from: str | None = None  # the id of the job whose parameters it took
+    idempotency_key: str | None = None  # as in Once, of which it is the only job
+    request_hash: str | None = None
 
     @staticmethod
-    def new(model: str, generation: Generation) -> Job:
+    def new(model: str, generation: Generation, priority: int = 0, timeout: float | None = None) -> Job:
+        """``timeout`` is in seconds from now."""
+        now = time.time()
         return Job(
-            id=f"video_{secrets.token_hex(16)}", model=model, generation=generation, created_at=time.time()
+            id=f"video_{secrets.token_hex(16)}",
+            model=model,
+            generation=generation,
+            created_at=now,
+            priority=priority,
+            deadline=None if timeout is None else now + timeout,
         )
+
+    @property
+    def phases(self) -> list[Phase]:
+        """Where the time went that led to the result: attempts in vain are left out."""
+        queued = sum(attempt.started_at - attempt.queued_at + attempt.waiting for attempt in self.attempts)
+        phases = [Phase("queue", queued)] if self.attempts else []
+        # Of a stage that was done more than once, because its output was lost, the last one counts.
+        done = {attempt.stage: attempt for attempt in self.attempts if attempt.outcome == "done"}
+        for attempt in sorted(done.values(), key=lambda attempt: attempt.started_at):
+            if attempt.engine:
+                phases.append(Phase("transfer", attempt.transfer, attempt.url))
+            phases.append(Phase(attempt.stage, attempt.compute, attempt.url))
+            if self.file is not None and attempt.stage == self.attempts[-1].stage:
+                phases.append(Phase("save", attempt.saving, attempt.url))
+        return phases

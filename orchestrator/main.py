@@ -7,17 +7,25 @@ import asyncio
 import logging
 import re
 import signal
+import socket
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 
+from orchestrator import credentials
 from orchestrator.core import CoreOptions, Orchestrator
+from orchestrator.credentials import Credentials
 from orchestrator.http.app import create_runner
 from orchestrator.http.options import HttpOptions
+from orchestrator.membership import NamedPeers
+from orchestrator.ownership import NameTaken
+from orchestrator.policy import POLICIES
 from orchestrator.scheduler import SchedulerOptions
 from orchestrator.store import StoreError
-from transfer.urls import EndpointURL
+from transfer.urls import EndpointURL, is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{role}-urls",
             nargs="+",
             default=[],
-            metavar="grpc://HOST:PORT",
-            help=f"the {role}s, separated by spaces or commas; started before or after this process",
+            metavar="URL",
+            help=f"the {role}s, separated by spaces or commas: grpc://HOST:PORT each, or dns://NAME:PORT for"
+            " all addresses behind a name; started before or after this process",
         )
     add_server_arguments(parser)
+    credentials.add_arguments(parser)
     levels = ("debug", "info", "warning", "error")
     parser.add_argument("--log-level", default="info", choices=levels, help="(default: %(default)s)")
 
@@ -55,7 +65,25 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="job database, and videos/ as this host sees what the decoders write (default: %(default)s)",
     )
-    add("--database-url", metavar="URL", help="job store (default: SQLite in the data directory)")
+    add(
+        "--database-url",
+        metavar="URL",
+        help="job store, for example postgresql://USER@HOST/NAME, which several orchestrators may share"
+        " (default: SQLite in the data directory)",
+    )
+    add(
+        "--name",
+        help="of this orchestrator among those that share a database, the same after a restart"
+        " (default: HOSTNAME:PORT)",
+    )
+    add(
+        "--retention",
+        type=float,
+        default=7 * 86400.0,
+        metavar="S",
+        help="how long finished requests and their files are kept; 0: until they are deleted"
+        " (default: %(default)s)",
+    )
     add(
         "--max-queue",
         type=int,
@@ -68,14 +96,36 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=4,
         metavar="N",
-        help="runs of one stage before its request fails (default: %(default)s)",
+        help="runs of one stage that fail or lose their instance before its request fails"
+        " (default: %(default)s)",
+    )
+    add(
+        "--policy",
+        choices=tuple(POLICIES),
+        default="least_work",
+        help="which instance gets a task: the one that would finish it first by what was measured, the one"
+        " with the fewest tasks, or each in turn (default: %(default)s)",
+    )
+    add(
+        "--priority-seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="of waiting that one level of a request's priority is worth (default: %(default)s)",
     )
     add(
         "--job-timeout",
         type=float,
         default=3600.0,
         metavar="S",
-        help="a request not finished by then fails (default: %(default)s)",
+        help="a request not finished by then fails; a request may ask for less (default: %(default)s)",
+    )
+    add(
+        "--sync-timeout",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="the same for a request to /v1/videos/sync, whose client waits (default: %(default)s)",
     )
     add(
         "--absence-timeout",
@@ -94,6 +144,18 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-body", type=int, default=1 << 20, metavar="N", help="bytes of a request (default: %(default)s)"
     )
+    add(
+        "--ignore-unknown-fields",
+        action="store_true",
+        help="let pass what is no field of a request, and name it in the reply's X-Ignored-Fields",
+    )
+    add(
+        "--preview-cache",
+        type=int,
+        default=256 << 20,
+        metavar="N",
+        help="bytes of thumbnails and contact sheets that are kept (default: %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -104,26 +166,45 @@ def run(args: argparse.Namespace) -> int:
     )
     try:
         asyncio.run(_serve(args))
-    except (ValueError, OSError, StoreError) as error:
+    except (ValueError, OSError, StoreError, NameTaken) as error:
         print(f"triptych orchestrator: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 async def _serve(args: argparse.Namespace) -> None:
+    known_by = Credentials.from_arguments(args)
     data_dir: Path = args.data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
+    listed, named = parse_peers({role: getattr(args, f"{role}_urls") for role in ROLES})
     orchestrator = Orchestrator(
         CoreOptions(
-            peers=tuple((url, role) for role in ROLES for url in parse_urls(getattr(args, f"{role}_urls"))),
+            peers=listed,
+            named_peers=named,
+            name=args.name or f"{socket.gethostname()}:{args.port}",
             database_url=args.database_url or f"sqlite:///{data_dir / 'jobs.sqlite'}",
             output_dir=data_dir / "videos",
             max_queue=args.max_queue,
-            scheduler=SchedulerOptions(args.max_tries, args.job_timeout, args.absence_timeout),
+            preview_bytes=args.preview_cache,
+            retention_seconds=args.retention or None,
+            credentials=known_by,
+            scheduler=SchedulerOptions(
+                max_tries=args.max_tries,
+                job_seconds=args.job_timeout,
+                absence_seconds=args.absence_timeout,
+                policy=args.policy,
+                priority_seconds=args.priority_seconds,
+            ),
         )
     )
     http = HttpOptions(
-        public_url=args.public_url, max_body_bytes=args.max_body, max_prompt_chars=args.max_prompt
+        public_url=args.public_url,
+        max_body_bytes=args.max_body,
+        max_prompt_chars=args.max_prompt,
+        max_timeout_seconds=args.job_timeout,
+        sync_timeout=args.sync_timeout,
+        ignore_unknown_fields=args.ignore_unknown_fields,
+        cluster_token=known_by.token,
     )
     runner = create_runner(orchestrator, http)
     stopping = asyncio.Event()
@@ -134,13 +215,43 @@ async def _serve(args: argparse.Namespace) -> None:
         await runner.setup()
         await web.TCPSite(runner, args.host, args.port).start()
         log.info("serving on http://%s:%d", args.host, args.port)
-        await stopping.wait()
+        _warn_if_open(args.host, args.port, known_by)
+        requested = asyncio.create_task(stopping.wait())
+        endings: tuple[asyncio.Future[Any], ...] = (requested, orchestrator.stopped)
+        await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
+        requested.cancel()
+        if orchestrator.stopped.done():
+            orchestrator.stopped.result()
     finally:
         await runner.cleanup()
         await orchestrator.close()
     log.info("stopped")
 
 
-def parse_urls(texts: list[str]) -> list[EndpointURL]:
-    """Endpoint URLs from arguments that each hold one or several, separated by commas or semicolons."""
-    return [EndpointURL.parse(part) for text in texts for part in re.split(r"[,;]", text) if part.strip()]
+def _warn_if_open(host: str, port: int, known_by: Credentials) -> None:
+    if known_by or is_loopback(host):
+        return
+    log.warning(
+        "%s:%d is open to the network, and roles are trusted unseen: whoever reaches this port can send,"
+        " watch and delete requests, and whoever answers at a role's URL sees prompts"
+        " (--cluster-token-file, --tls-cert; for clients a proxy that knows them)",
+        host,
+        port,
+    )
+
+
+def parse_peers(
+    texts: Mapping[str, Sequence[str]],
+) -> tuple[tuple[tuple[EndpointURL, str], ...], tuple[tuple[NamedPeers, str], ...]]:
+    """Endpoint URLs and DNS names by role, from arguments that each hold one or several, separated by commas
+    or semicolons. ValueError quotes what is neither.
+    """
+    listed: list[tuple[EndpointURL, str]] = []
+    named: list[tuple[NamedPeers, str]] = []
+    for role, arguments in texts.items():
+        for part in (part.strip() for text in arguments for part in re.split(r"[,;]", text)):
+            if part.startswith("dns://"):
+                named.append((NamedPeers.parse(part), role))
+            elif part:
+                listed.append((EndpointURL.parse(part), role))
+    return tuple(listed), tuple(named)

@@ -6,12 +6,15 @@ import asyncio
 import contextlib
 import enum
 import logging
-from collections import deque
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import grpc
 
+from orchestrator import call_errors, validation
+from orchestrator.credentials import Credentials
+from orchestrator.life import Life
+from orchestrator.validation import ContractBroken
 from transfer.peers import PeerTable
 from transfer.urls import EndpointURL
 from triptych_proto import control_pb2 as pb
@@ -20,7 +23,8 @@ from triptych_proto.control_pb2_grpc import RoleStub
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0, 2.0)  # between attempts to reach a role; then always the last
-MAX_COMMANDS_PER_FRAME = 256
+# The same while a role breaks the contract: each time costs the requests that it was given a try.
+BROKEN_SECONDS = (1.0, 5.0, 15.0, 30.0, 60.0)
 CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 2_000),  # a silent host is noticed within time + timeout
     ("grpc.keepalive_timeout_ms", 2_000),
@@ -30,7 +34,7 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_receive_message_length", validation.MAX_FRAME_BYTES),
     ("grpc.use_local_subchannel_pool", 1),
     ("grpc.enable_http_proxy", 0),  # roles are addressed directly
 )
@@ -39,77 +43,14 @@ CHANNEL_OPTIONS = (
 class State(enum.Enum):
     """Of a peer, as operators see it."""
 
-    CONNECTING = "connecting"  # not reached yet, or not answering
+    CONNECTING = "connecting"  # not reached yet
+    LOST = "lost"  # was there, and does not answer
     READY = "ready"
     DRAINING = "draining"
     REFUSED = "refused"  # reached, but it is not what was expected at this URL
 
 
-class Life:
-    """One incarnation of a peer on one stream: all that is known of it came over that stream.
-
-    What refers to a life ends with it. Nothing else can name its slots: ``as_input`` puts together URL,
-    incarnation, transfer endpoints and slot from this one entry.
-    """
-
-    def __init__(self, url: EndpointURL, hello: pb.Hello) -> None:
-        self.url = url
-        self.role = hello.role
-        self.incarnation = hello.incarnation
-        self.model = hello.model
-        self.capacity = hello.capacity
-        self.endpoints = tuple(hello.endpoints)
-        self.pools = tuple(hello.pools)
-        self.traffic: tuple[pb.Traffic, ...] = ()
-        self.choices: tuple[pb.Choice, ...] = ()
-        self.resident_bytes = 0
-        self.draining = False
-        self.tasks: set[str] = set()  # dispatched to it and not finished
-        self.dispatched = 0
-        self._commands: deque[pb.Command] = deque()
-        self._changed = asyncio.Event()
-
-    def __repr__(self) -> str:
-        return f"{self.role} {self.url} ({self.incarnation})"
-
-    @property
-    def free(self) -> int:
-        """Tasks it can take now."""
-        return 0 if self.draining else max(self.capacity - len(self.tasks), 0)
-
-    def send(self, command: pb.Command) -> None:
-        """Queues a command. Commands are bounded by the tasks and outputs of this life."""
-        self._commands.append(command)
-        self._changed.set()
-
-    def as_input(self, done: pb.Done) -> pb.Input:
-        """Where the output lies that this life reported with ``done``."""
-        return pb.Input(
-            task_id=done.task_id,
-            url=str(self.url),
-            incarnation=self.incarnation,
-            endpoints=self.endpoints,
-            slot=done.slot,
-        )
-
-    async def frames(self) -> AsyncIterator[pb.Commands]:
-        """What is to be sent, batched."""
-        while True:
-            self._changed.clear()
-            if not self._commands:
-                await self._changed.wait()
-                continue
-            releases: list[str] = []
-            commands: list[pb.Command] = []
-            for _ in range(min(len(self._commands), MAX_COMMANDS_PER_FRAME)):
-                command = self._commands.popleft()
-                if command.HasField("release"):
-                    releases += command.release.task_ids
-                else:
-                    commands.append(command)
-            if releases:
-                commands.append(pb.Command(release=pb.Release(task_ids=releases)))
-            yield pb.Commands(commands=commands)
+AttachCall: TypeAlias = "grpc.aio.StreamStreamMultiCallable[pb.Commands, pb.Events | None]"
 
 
 class Listener(Protocol):
@@ -130,21 +71,33 @@ class Listener(Protocol):
 class Peer:
     """One configured endpoint: dials it for ever, and has at most one life at a time."""
 
-    def __init__(self, url: EndpointURL, role: str, listener: Listener) -> None:
+    def __init__(
+        self, url: EndpointURL, role: str, listener: Listener, credentials: Credentials | None = None
+    ) -> None:
         self.url = url
         self.role = role
         self.life: Life | None = None
         self.refusal = ""
+        self.settled = asyncio.Event()  # the first attempt to reach it has ended, in whatever way
+        self._met = False
         self._listener = listener
-        self._channel = grpc.aio.insecure_channel(url.target, options=CHANNEL_OPTIONS)
+        self._refusal_told = ""
+        credentials = credentials or Credentials()
+        self._metadata = credentials.metadata
+        self._channel = credentials.channel(url.target, CHANNEL_OPTIONS)
         self._stub = RoleStub(self._channel)
+        self._attach_call: AttachCall = self._channel.stream_stream(
+            "/triptych.v1.Role/Attach", pb.Commands.SerializeToString, validation.parse
+        )
         self._dialling = asyncio.create_task(self._dial(), name=f"dial {url}")
 
     @property
     def state(self) -> State:
         if self.life is not None:
             return State.DRAINING if self.life.draining else State.READY
-        return State.REFUSED if self.refusal else State.CONNECTING
+        if self.refusal:
+            return State.REFUSED
+        return State.LOST if self._met else State.CONNECTING
 
     async def close(self) -> None:
         self._dialling.cancel()
@@ -153,44 +106,65 @@ class Peer:
         await self._channel.close()
 
     async def read_file(self, name: str, offset: int, length: int) -> AsyncIterator[bytes]:
-        """The bytes of a file that this decoder wrote; AioRpcError if it cannot be had."""
-        async for chunk in self._stub.ReadFile(pb.ReadFileRequest(name=name, offset=offset, length=length)):
-            yield chunk.data
+        """The ``length`` bytes of a file that this decoder wrote; AioRpcError if it cannot be had."""
+        request = pb.ReadFileRequest(name=name, offset=offset, length=length)
+        async for chunk in self._stub.ReadFile(request, metadata=self._metadata):
+            yield chunk.data[:length]
+            length -= len(chunk.data)
+            if length <= 0:
+                return
 
     async def delete_file(self, name: str) -> None:
-        await self._stub.DeleteFile(pb.DeleteFileRequest(name=name), timeout=10.0)
+        await self._stub.DeleteFile(pb.DeleteFileRequest(name=name), metadata=self._metadata, timeout=10.0)
 
     async def _dial(self) -> None:
-        failures = 0
+        failures = breaches = 0
         while True:
+            broken = False
             try:
-                failures = 0 if await self._attach() else failures + 1
+                if await self._attach():
+                    failures = breaches = 0
+                else:
+                    failures += 1
             except grpc.aio.AioRpcError as error:
-                if failures == 0:
-                    log.info("%s at %s: %s, trying again", self.role, self.url, _reason(error))
+                broken = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # a frame was too large
+                refusal = call_errors.refusal(error)
+                if refusal:
+                    self._refuse(refusal)
+                elif failures == 0:
+                    log.info("%s at %s: %s, trying again", self.role, self.url, call_errors.reason(error))
+                self.refusal = refusal
                 failures += 1
+            except ContractBroken as error:
+                broken = True
+                self._refuse(f"it breaks the contract: {error}")
             except Exception:
                 # Whatever a peer sends ends at most its own stream.
+                broken = True
                 log.exception("%s at %s: its stream was closed", self.role, self.url)
-                failures += 1
-            await asyncio.sleep(RETRY_SECONDS[min(failures, len(RETRY_SECONDS) - 1)])
+            self.settled.set()
+            pauses, count = (BROKEN_SECONDS, breaches) if broken else (RETRY_SECONDS, failures)
+            breaches += broken
+            await asyncio.sleep(pauses[min(count, len(pauses) - 1)])
 
     async def _attach(self) -> bool:
         """One stream, from its Hello to its end; returns whether there was a life."""
-        stream = self._stub.Attach()
+        stream = self._attach_call(metadata=self._metadata)
         try:
             first = await stream.read()
-            if not isinstance(first, pb.Events):
+            if first is grpc.aio.EOF:
                 return False
-            hello, events = _split_hello(first)
+            events = validation.events(first, self.role, opening=True)
+            hello = events.pop(0).hello
             life = Life(self.url, hello)
-            refusal = self._refusal(hello) or self._listener.refusal(life)
-            if refusal and refusal != self.refusal:
-                log.error("%s at %s is refused: %s", self.role, self.url, refusal)
-            self.refusal = refusal
+            refusal = self._mismatch(hello) or self._listener.refusal(life)
             if refusal:
+                self._refuse(refusal)
                 return False
+            self.refusal = ""
             self.life = life
+            self._met = True
+            self.settled.set()
             log.info("%s joined with %s", life, life.model.name)
             writer = asyncio.create_task(_write(stream, life))
             try:
@@ -198,10 +172,13 @@ class Peer:
                 while True:
                     for event in events:
                         self._listener.received(life, event)
+                    if life.overwhelmed:
+                        raise ContractBroken("it does not read its commands")
                     frame = await stream.read()
-                    if not isinstance(frame, pb.Events):
+                    if frame is grpc.aio.EOF:
+                        self._refusal_told = ""
                         return True
-                    events = list(frame.events)
+                    events = validation.events(frame, self.role)
             finally:
                 writer.cancel()
                 self.life = None
@@ -210,12 +187,15 @@ class Peer:
         finally:
             stream.cancel()
 
-    def _refusal(self, hello: pb.Hello) -> str:
+    def _mismatch(self, hello: pb.Hello) -> str:
         if hello.role != self.role:
             return f"expected a role of kind {self.role!r}, found {hello.role!r}"
-        if not hello.incarnation or not hello.capacity or not hello.model.name:
-            return "its Hello lacks incarnation, capacity or model"
         return ""
+
+    def _refuse(self, reason: str) -> None:
+        if reason != self._refusal_told:
+            log.error("%s at %s is refused: %s", self.role, self.url, reason)
+        self.refusal = self._refusal_told = reason
 
 
 class Peers(PeerTable[Peer]):
@@ -228,19 +208,8 @@ class Peers(PeerTable[Peer]):
         await asyncio.gather(*(peer.close() for peer in self.values()))
 
 
-async def _write(stream: grpc.aio.StreamStreamCall[pb.Commands, pb.Events], life: Life) -> None:
+async def _write(stream: grpc.aio.StreamStreamCall[pb.Commands, pb.Events | None], life: Life) -> None:
     # A failed write means the stream has ended, which the reading side sees too.
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
         async for frame in life.frames():
             await stream.write(frame)
-
-
-def _reason(error: grpc.aio.AioRpcError) -> str:
-    # The details of a refused connection are a paragraph of gRPC's innards.
-    return "not reachable" if error.code() is grpc.StatusCode.UNAVAILABLE else str(error.details())
-
-
-def _split_hello(frame: pb.Events) -> tuple[pb.Hello, list[pb.Event]]:
-    if not frame.events or not frame.events[0].HasField("hello"):
-        raise ValueError("the first event of its stream is not Hello")
-    return frame.events[0].hello, list(frame.events[1:])

@@ -53,8 +53,8 @@ class StateCollector(Collector):
 
     def _stages(self) -> Iterator[Row]:
         queued: Counter[str] = Counter()
-        for (role, _), queue in self._scheduler.queues.items():
-            queued[role] += len(queue)
+        for (role, _), depth in self._scheduler.dispatcher.depths():
+            queued[role] += depth
         running: Counter[str] = Counter()
         for life in self._peers.lives():
             running[life.role] += len(life.tasks)

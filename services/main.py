@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from services.announce import announce
 from services.model.base import ModelError, RoleModel
 from services.options import RoleOptions
 from services.role import Role
@@ -19,6 +20,7 @@ from services.stage import MediaStage, Stage, TensorStage
 from services.worker import Worker, WorkerLimits
 from transfer.endpoint import TransferEndpoint
 from transfer.pool import arena_bytes
+from transfer.urls import is_loopback
 
 log = logging.getLogger(__name__)
 
@@ -61,11 +63,13 @@ async def _serve(options: RoleOptions) -> None:
         loop.add_signal_handler(number, stop)
 
     incarnation = secrets.token_hex(8)
-    server = RoleServer(role, incarnation)
+    server = RoleServer(role, incarnation, options.credentials)
     await server.listen(options.listen)
+    _warn_if_open(options)
     log.info("incarnation %s of the %s at %s", incarnation, role.value, options.url)
     endpoint: TransferEndpoint | None = None
     worker: Worker | None = None
+    announcing: asyncio.Task[None] | None = None
     try:
         loading = asyncio.create_task(
             asyncio.to_thread(open_model, role, options.model, **options.model_options)
@@ -89,11 +93,24 @@ async def _serve(options: RoleOptions) -> None:
         )
         directory = options.output_dir if role is Role.DECODER else None
         worker = Worker(_stage(model, directory), endpoint, _limits(options))
-        await server.open_for_work(model.facts, worker, endpoint, directory)
+        await worker.recover()
+        await server.open_for_work(model, worker, endpoint, directory)
         log.info("ready: %s, pools %s", model.facts.name, [(p.name, p.stats().bytes) for p in endpoint.pools])
+        if options.orchestrators:
+            announcing = asyncio.create_task(
+                announce(
+                    options.url,
+                    role,
+                    options.orchestrators,
+                    options.credentials.token,
+                    lambda: server.attached,
+                )
+            )
         await stopping.wait()
         await _drain(server, worker, options.drain_seconds)
     finally:
+        if announcing is not None:
+            announcing.cancel()
         await server.stop()
         if worker is not None:
             await worker.close()
@@ -104,6 +121,16 @@ async def _serve(options: RoleOptions) -> None:
 
 def _stage(model: RoleModel, directory: Path | None) -> Stage:
     return TensorStage(model) if directory is None else MediaStage(model, directory)
+
+
+def _warn_if_open(options: RoleOptions) -> None:
+    if options.credentials or is_loopback(options.listen.rpartition(":")[0]):
+        return
+    log.warning(
+        "%s is open to the network: whoever reaches it can give this role work, and read and delete the media"
+        " files it wrote (--cluster-token-file, --tls-cert; --transfer-keys for its tensors)",
+        options.listen,
+    )
 
 
 def _limits(options: RoleOptions) -> WorkerLimits:

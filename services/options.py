@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from services import credentials
+from services.credentials import Credentials
 from services.role import Role
+from transfer.engines import mooncake_setup
 from transfer.engines.mooncake_setup import PROTOCOLS, MooncakeOptions
 from transfer.keys import TransferKeys
 from transfer.urls import EndpointURL
@@ -41,6 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
         metavar="HOST[:PORT]",
         help="bind to this address instead of the one in --url, for example 0.0.0.0 (default: the URL's)",
     )
+    add(
+        "--orchestrator",
+        nargs="+",
+        default=[],
+        metavar="http://HOST:PORT",
+        help="announce this role to these orchestrators, which then need not list its URL",
+    )
     add_model_arguments(parser)
     if role is Role.DECODER:
         add(
@@ -51,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
             help="where media files are written (default: %(default)s)",
         )
     add_worker_arguments(parser)
+    credentials.add_arguments(parser)
     add(
         "--log-level",
         default="info",
@@ -122,7 +133,8 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
         "--mooncake-protocol",
         choices=PROTOCOLS,
         default="tcp",
-        help="what --transfer mooncake moves tensors by (default: %(default)s)",
+        help="what --transfer mooncake moves tensors by; nvlink moves device memory alone and is refused,"
+        " with the reason, as long as slots lie in host memory (default: %(default)s)",
     )
     add(
         "--rdma-device",
@@ -194,12 +206,14 @@ class RoleOptions:
     url: EndpointURL
     listen: str  # HOST:PORT of the control server
     transfer_listen: str  # host of the data plane's TCP server
+    orchestrators: tuple[str, ...]  # to announce this role to
     output_dir: Path
     model_options: dict[str, Any]
     capacity: int
     engines: tuple[str, ...]
     mooncake: MooncakeOptions | None
     transfer_keys: TransferKeys | None
+    credentials: Credentials  # of the control server
     outbox_bytes: int | None
     inbox_bytes: int | None
     read_seconds: float
@@ -210,7 +224,7 @@ class RoleOptions:
 
     @staticmethod
     def from_arguments(role: Role, args: argparse.Namespace) -> RoleOptions:
-        """Raises OSError or ValueError for options of mooncake that do not fit and for bad key files."""
+        """Raises OSError or ValueError for options that do not fit together and for bad secret files."""
         host, port = _listen(args.listen, args.url)
         return RoleOptions(
             role=role,
@@ -218,6 +232,7 @@ class RoleOptions:
             url=args.url,
             listen=f"{host}:{port}",
             transfer_listen=host.strip("[]"),
+            orchestrators=tuple(args.orchestrator),
             output_dir=getattr(args, "output_dir", Path()),
             model_options={
                 "device": args.device,
@@ -232,6 +247,7 @@ class RoleOptions:
             engines=ENGINES[args.transfer],
             mooncake=_mooncake(args) if args.transfer == "mooncake" else None,
             transfer_keys=TransferKeys.load(args.transfer_keys) if args.transfer_keys else None,
+            credentials=Credentials.from_arguments(args),
             outbox_bytes=args.outbox_bytes,
             inbox_bytes=args.inbox_bytes,
             read_seconds=args.read_seconds,
@@ -244,9 +260,11 @@ class RoleOptions:
 
 def _mooncake(args: argparse.Namespace) -> MooncakeOptions:
     try:
-        return MooncakeOptions(args.mooncake_protocol, args.rdma_device, args.mooncake_trusted_network)
+        options = MooncakeOptions(args.mooncake_protocol, args.rdma_device, args.mooncake_trusted_network)
     except PermissionError as error:
         raise PermissionError(f"{error} (--mooncake-trusted-network)") from None
+    mooncake_setup.load(options)  # what is missing is said now, not after the model is loaded
+    return options
 
 
 def _listen(text: str | None, url: EndpointURL) -> tuple[str, str]:

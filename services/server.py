@@ -11,6 +11,8 @@ from pathlib import Path
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from services.credentials import Credentials
+from services.model.base import RoleModel
 from services.role import Role
 from services.session import Session
 from services.stage import media_path
@@ -24,6 +26,8 @@ log = logging.getLogger(__name__)
 
 STATS_SECONDS = 5.0
 FILE_CHUNK_BYTES = 256 * 1024
+MAX_COMMANDS = 4096  # in one frame; orchestrators send 256 at most
+MAX_CALLS = 1024  # at once; further ones are refused
 SERVER_OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),  # an orchestrator whose host vanished must not hold outputs for ever
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -31,17 +35,22 @@ SERVER_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_ping_strikes", 0),  # orchestrators ping often: that is how they notice a silent host
     ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica
-    ("grpc.max_receive_message_length", 16 * 1024 * 1024),
+    ("grpc.max_receive_message_length", 4 << 20),
 )
 
 
 class RoleServer(RoleServicer):
     """Serves from the start; a stream gets its ``Hello`` once ``open_for_work`` was called."""
 
-    def __init__(self, role: Role, incarnation: str) -> None:
+    def __init__(self, role: Role, incarnation: str, credentials: Credentials | None = None) -> None:
         self._role = role
         self._incarnation = incarnation
-        self._server = grpc.aio.server(options=SERVER_OPTIONS)
+        self._credentials = credentials or Credentials()
+        self._server = grpc.aio.server(
+            interceptors=self._credentials.interceptors(),
+            options=SERVER_OPTIONS,
+            maximum_concurrent_rpcs=MAX_CALLS,
+        )
         self._health = health.aio.HealthServicer()
         self._sessions: set[Session] = set()
         self._ready = asyncio.Event()  # open for work, or never going to be
@@ -53,7 +62,7 @@ class RoleServer(RoleServicer):
     async def listen(self, address: str) -> int:
         """Binds to ``HOST:PORT`` and serves; returns the port. OSError names the address if it is taken."""
         try:
-            port = self._server.add_insecure_port(address)
+            port = self._credentials.bind(self._server, address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}: {error}") from error
         await self._health.set("ready", health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -62,7 +71,7 @@ class RoleServer(RoleServicer):
         return port
 
     async def open_for_work(
-        self, model: pb.Model, worker: Worker, endpoint: TransferEndpoint, directory: Path | None
+        self, model: RoleModel, worker: Worker, endpoint: TransferEndpoint, directory: Path | None
     ) -> None:
         """The model is loaded: introduces this role to whoever is attached or will be."""
         self._model, self._worker, self._endpoint, self._directory = model, worker, endpoint, directory
@@ -70,9 +79,14 @@ class RoleServer(RoleServicer):
         self._stats = asyncio.create_task(self._report_stats())
         await self._health.set("ready", health_pb2.HealthCheckResponse.SERVING)
 
+    @property
+    def attached(self) -> bool:
+        """An orchestrator has a stream to this role."""
+        return bool(self._sessions)
+
     async def drain(self) -> None:
         """Takes no new task and says so."""
-        self._worker.draining = True
+        self._worker.drain()
         self._send_stats()
         await self._health.set("ready", health_pb2.HealthCheckResponse.NOT_SERVING)
 
@@ -96,13 +110,13 @@ class RoleServer(RoleServicer):
         if self._stopping:
             return
         session = Session()
-        self._sessions.add(session)
         caller = context.peer()  # now: when the stream has ended, asking the context crashes the process
         log.info("an orchestrator attached from %s", caller)
-        running, held = self._worker.attach(session)
-        yield pb.Events(events=[pb.Event(hello=self._hello(running, held))])
+        self._sessions.add(session)
+        orphans = self._worker.attach(session)
         reader = asyncio.create_task(self._read_commands(session, request_iterator))
         try:
+            yield pb.Events(events=[pb.Event(hello=self._hello(orphans))])
             async for frame in session.frames():
                 yield frame
         finally:
@@ -122,10 +136,13 @@ class RoleServer(RoleServicer):
             file = await asyncio.to_thread(path.open, "rb")
         except FileNotFoundError:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"there is no file {request.name!r}")
+        except OSError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{request.name}: {error.strerror}")
         with file:
             size = path.stat().st_size
-            remaining = min(request.length or size, max(size - request.offset, 0))
-            file.seek(request.offset)
+            offset = min(request.offset, size)
+            remaining = min(request.length or size, size - offset)
+            file.seek(offset)
             first = True
             while remaining > 0 or first:
                 data = await asyncio.to_thread(file.read, min(remaining, FILE_CHUNK_BYTES))
@@ -146,22 +163,25 @@ class RoleServer(RoleServicer):
 
     # ---- helpers
 
-    def _hello(self, running: list[str], held: list[pb.Done]) -> pb.Hello:
+    def _hello(self, orphans: list[str]) -> pb.Hello:
         return pb.Hello(
             role=self._role.value,
             incarnation=self._incarnation,
-            model=self._model,
+            model=self._model.facts,
             capacity=self._worker.limits.capacity,
             endpoints=endpoint_messages(self._endpoint),
-            running=running,
-            held=held,
+            orphans=pb.Orphans(task_ids=orphans),
             pools=pool_messages(self._endpoint),
+            largest_output_bytes=self._model.largest_output_bytes(),
         )
 
     async def _read_commands(self, session: Session, frames: AsyncIterator[pb.Commands]) -> None:
         try:
             with contextlib.suppress(grpc.aio.AioRpcError):
                 async for frame in frames:
+                    if len(frame.commands) > MAX_COMMANDS:
+                        log.warning("a stream was closed: %d commands in one frame", len(frame.commands))
+                        return
                     for command in frame.commands:
                         await self._obey(command, session)
         finally:
@@ -174,11 +194,13 @@ class RoleServer(RoleServicer):
         elif kind == "cancel":
             self._worker.cancel(command.cancel.task_id)
         elif kind == "release":
-            self._worker.release(list(command.release.task_ids))
+            self._worker.release(command.release.task_ids)
+        elif kind == "adopt":
+            self._worker.adopt(command.adopt.task_ids, session)
+        elif kind == "accept":
+            self._worker.accept(command.accept.task_ids)
         elif kind == "drain":
             await self.drain()
-        else:
-            log.warning("an unknown command was ignored: %s", command)
 
     async def _file(
         self,

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import AsyncIterator
 
 from triptych_proto.control_pb2 import Event, Events
 
+log = logging.getLogger(__name__)
+
 # A gRPC message costs about 0.2 ms of CPU on either side, however small, so frames that carry nothing
 # but progress are sent at most this often; anything else takes waiting progress along at once.
 PROGRESS_INTERVAL = 0.2
 MAX_EVENTS_PER_FRAME = 256
+MAX_FRAME_BYTES = 1 << 20  # once reached, the next event begins a new frame
+MAX_EVENTS_WAITING = 65_536  # an orchestrator that makes us answer and does not read the answers is cut off
 
 
 class Session:
@@ -27,6 +32,7 @@ class Session:
         self._changed = asyncio.Event()
         self._last_progress = 0.0
         self.closed = False
+        self.taken_by_others = 0  # as the other side was told last
 
     def send(self, event: Event) -> None:
         """Queues ``event``; on a closed session it is dropped, the next Hello tells what matters."""
@@ -38,6 +44,10 @@ class Session:
                 if waiting.HasField("progress") and waiting.progress.task_id == event.progress.task_id:
                     self._events[i] = event
                     return
+        if len(self._events) >= MAX_EVENTS_WAITING:
+            log.warning("an orchestrator does not read what it asked for: its stream is closed")
+            self.close()
+            return
         self._events.append(event)
         self._changed.set()
 
@@ -61,5 +71,13 @@ class Session:
                     except asyncio.TimeoutError:
                         pass
                 self._last_progress = time.monotonic()
-            count = min(len(self._events), MAX_EVENTS_PER_FRAME)
-            yield Events(events=[self._events.popleft() for _ in range(count)])
+            yield Events(events=self._take())
+
+    def _take(self) -> list[Event]:
+        """What goes into the next frame."""
+        taken: list[Event] = []
+        nbytes = 0
+        while self._events and len(taken) < MAX_EVENTS_PER_FRAME and nbytes < MAX_FRAME_BYTES:
+            taken.append(self._events.popleft())
+            nbytes += taken[-1].ByteSize()
+        return taken

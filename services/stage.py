@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 import xxhash
 
+from services.media.claims import Claim, recover
 from services.media.mp4 import Mp4Writer
 from services.model.base import Control, RoleModel, Value
 from triptych_proto.control_pb2 import Generation, MediaFile
@@ -21,21 +22,32 @@ from triptych_proto.control_pb2 import Generation, MediaFile
 class Product:
     """What a task made: ``values`` for the next role, or ``file`` for the client."""
 
+    task_id: str
     values: dict[str, Value] | None = None
     file: MediaFile | None = None
+    claim: Claim | None = None  # on the file, until it is accepted or discarded
     compute_seconds: float = 0.0
     saving_seconds: float = 0.0  # what the media encoder still had to do when the last frame was computed
 
 
 class Stage(Protocol):
-    """Runs on the compute thread, one task at a time."""
+    """What a role does with a task. ``discard`` and ``accept`` are quick, never raise, can be repeated."""
 
     def run(
         self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
-    ) -> Product: ...
+    ) -> Product:
+        """Runs on the compute thread, one task at a time. Raises as the model does, and MediaError."""
+        ...
 
     def discard(self, product: Product) -> None:
         """Undoes what a product nobody wants any more has left outside of memory."""
+
+    def accept(self, product: Product) -> None:
+        """The result is recorded: what the product has left outside of memory stays."""
+
+    def recover(self) -> list[Product]:
+        """What dead processes have finished and nobody has accepted. Reads the disk; before any work."""
+        ...
 
 
 class TensorStage:
@@ -49,10 +61,16 @@ class TensorStage:
     ) -> Product:
         started = time.monotonic()
         values = self._model.run(generation, inputs, control)
-        return Product(values=values, compute_seconds=time.monotonic() - started)
+        return Product(task_id, values=values, compute_seconds=time.monotonic() - started)
 
     def discard(self, product: Product) -> None:
         """Tensors that were not put into a slot vanish by themselves."""
+
+    def accept(self, product: Product) -> None:
+        """There is nothing but the slot."""
+
+    def recover(self) -> list[Product]:
+        return []
 
 
 class MediaStage:
@@ -66,13 +84,21 @@ class MediaStage:
     def run(
         self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
     ) -> Product:
+        claim = Claim.open(media_path(self.directory, file_name(task_id)), task_id)
+        try:
+            return self._write(claim, generation, self._model.frames(generation, inputs, control), control)
+        except BaseException:
+            claim.discard()
+            raise
+
+    def _write(
+        self, claim: Claim, generation: Generation, chunks: Iterator[np.ndarray], control: Control
+    ) -> Product:
         started = time.monotonic()
-        name = file_name(task_id)
         checksum = xxhash.xxh3_64()
         done = 0
-        writer = Mp4Writer(self.directory / name, generation.width, generation.height, generation.fps)
-        try:
-            for frames in self._model.frames(generation, inputs, control):
+        with Mp4Writer(claim.path, generation.width, generation.height, generation.fps) as writer:
+            for frames in chunks:
                 control.raise_if_cancelled()
                 checksum.update(np.ascontiguousarray(frames).data)
                 writer.write(frames)
@@ -80,27 +106,35 @@ class MediaStage:
                 control.progress(done, generation.num_frames)
             computed = time.monotonic()
             facts = writer.finish()
-        except BaseException:
-            writer.abort()
-            raise
+        file = MediaFile(
+            name=claim.path.name,
+            bytes=facts.bytes,
+            content_type="video/mp4",
+            width=facts.width,
+            height=facts.height,
+            num_frames=facts.num_frames,
+            fps=facts.fps,
+            frames_checksum=checksum.intdigest(),
+        )
+        claim.finish(file)
         return Product(
-            file=MediaFile(
-                name=name,
-                bytes=facts.bytes,
-                content_type="video/mp4",
-                width=facts.width,
-                height=facts.height,
-                num_frames=facts.num_frames,
-                fps=facts.fps,
-                frames_checksum=checksum.intdigest(),
-            ),
+            claim.task_id,
+            file=file,
+            claim=claim,
             compute_seconds=computed - started,
             saving_seconds=time.monotonic() - computed,
         )
 
     def discard(self, product: Product) -> None:
-        if product.file is not None:
-            media_path(self.directory, product.file.name).unlink(missing_ok=True)
+        if product.claim is not None:
+            product.claim.discard()
+
+    def accept(self, product: Product) -> None:
+        if product.claim is not None:
+            product.claim.accept()
+
+    def recover(self) -> list[Product]:
+        return [Product(claim.task_id, file=claim.file, claim=claim) for claim in recover(self.directory)]
 
 
 def file_name(task_id: str) -> str:
@@ -110,6 +144,6 @@ def file_name(task_id: str) -> str:
 
 def media_path(directory: Path, name: str) -> Path:
     """The file ``name`` in ``directory``; ValueError if it is not a plain name."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]+\.mp4", name):
-        raise ValueError(f"{name!r} is not the name of a media file")
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,240}\.mp4", name):
+        raise ValueError(f"{name[:64]!r} is not the name of a media file")
     return directory / name

@@ -7,17 +7,18 @@ import logging
 import resource
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from services import validation
 from services.media.mp4 import MediaError
 from services.model.base import Cancelled, InvalidRequest, Value
 from services.session import Session
 from services.stage import Product, Stage
 from services.wire import engine_addresses, slot_location, slot_message
 from transfer.endpoint import Held, Received, TransferEndpoint
-from transfer.errors import TransferError
+from transfer.errors import PoolFull, TransferError
 from transfer.urls import EndpointURL
 from triptych_proto.control_pb2 import (
     Accepted,
@@ -26,6 +27,8 @@ from triptych_proto.control_pb2 import (
     Failed,
     Input,
     InputReady,
+    Orphans,
+    Places,
     Progress,
     Run,
     Timing,
@@ -34,6 +37,8 @@ from triptych_proto.control_pb2 import (
 
 log = logging.getLogger(__name__)
 
+MAX_ORPHANS = 10_000  # told at once; further ones are told when these are gone
+MAX_ID_CHARS = 200
 READ_ATTEMPTS = 2  # from the same holder, before the input counts as lost
 
 
@@ -45,12 +50,20 @@ class InputLost(Exception):
         self.task_id = task_id
 
 
+class NoRoom(Exception):
+    """A pool stayed full for too long; nobody's fault, and to be tried again."""
+
+
 class TaskControl:
     """How the compute thread tells of its progress and hears of a cancel."""
 
     def __init__(self, report: Callable[[int, int], None]) -> None:
         self._report = report
         self._cancelled = threading.Event()
+
+    @property
+    def cancelled(self) -> bool:
+        return self._cancelled.is_set()
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -72,16 +85,20 @@ class Task:
     control: TaskControl
     coroutine: asyncio.Task[None] | None = None
     interruptible: bool = False  # the coroutine may be cancelled: it runs, and no thread works for it
+    computing: bool = False  # its turn has come
+    input_ready: InputReady | None = None  # once its inputs are here
+    handed_back: bool = False  # cancelled because this role drains
     timing: Timing = field(default_factory=Timing)
 
 
 @dataclass
 class Output:
-    """A finished output in its slot, until it is released."""
+    """A finished output: in its slot until it is released, or a file until it is accepted or released."""
 
     done: Done
-    held: Held
-    session: Session | None
+    product: Product
+    held: Held | None  # the slot; None for a file
+    session: Session | None  # whoever heard of it; None after its stream broke
 
 
 @dataclass(frozen=True)
@@ -106,37 +123,57 @@ class Worker:
         self._endpoint = endpoint
         self._turn = asyncio.Lock()  # fair: tasks compute in the order in which their inputs are there
         self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._sessions: list[Session] = []
         self._loop = asyncio.get_running_loop()
 
     # ---- sessions
 
-    def attach(self, session: Session) -> tuple[list[str], list[Done]]:
-        """Gives what no session hears of to ``session``; returns running task ids and held outputs."""
-        tasks = [task for task in self.tasks.values() if task.session is None]
-        outputs = [output for output in self.outputs.values() if output.session is None]
-        for task in tasks:
-            task.session = session
-        for output in outputs:
-            output.session = session
-        return [task.run.task_id for task in tasks], [output.done for output in outputs]
+    def attach(self, session: Session) -> list[str]:
+        """``session`` hears of its own tasks from now on; returns the orphans it may adopt."""
+        self._sessions.append(session)
+        self._note_places()
+        return self._orphans()
 
     def detach(self, session: Session) -> None:
         """The stream broke: the work goes on, and its outputs are held for a time."""
+        self._sessions.remove(session)
         for task in self.tasks.values():
             if task.session is session:
                 task.session = None
         for output in self.outputs.values():
             if output.session is session:
                 output.session = None
+        orphans = self._orphans()
+        for other in self._sessions:
+            if orphans:
+                other.send(Event(orphans=Orphans(task_ids=orphans)))
+        self._note_places()
+        self._note_idle()
         self._loop.call_later(self.limits.hold_seconds, self._release_orphans)
 
+    async def recover(self) -> None:
+        """Takes up the files of dead processes that nobody has accepted. To be called before any work."""
+        for product in await asyncio.to_thread(self._stage.recover):
+            done = Done(task_id=product.task_id, file=product.file)
+            self.outputs[product.task_id] = Output(done, product, None, None)
+
+    def _orphans(self) -> list[str]:
+        tasks = [task_id for task_id, task in self.tasks.items() if task.session is None]
+        outputs = [task_id for task_id, output in self.outputs.items() if output.session is None]
+        return (tasks + outputs)[:MAX_ORPHANS]
+
     def _release_orphans(self) -> None:
-        self.release([task_id for task_id, output in self.outputs.items() if output.session is None])
+        """Tensors take up slots and are made again when needed; files wait for whoever comes."""
+        self.release([t for t, output in self.outputs.items() if output.session is None and output.held])
 
     # ---- commands
 
     def run(self, run: Run, session: Session) -> None:
         """Takes a task. What cannot be taken is answered with ``Failed``."""
+        if problem := validation.problem(run):
+            session.send(_failed(run.task_id[:MAX_ID_CHARS], Failed.INVALID, problem))
+            return
         refusal = ""
         if self.draining:
             refusal = "this instance is draining"
@@ -145,7 +182,7 @@ class Worker:
         elif len(self.tasks) >= self.limits.capacity:
             refusal = f"all {self.limits.capacity} places are taken"
         if refusal:
-            session.send(Event(failed=Failed(task_id=run.task_id, message=refusal)))
+            session.send(_failed(run.task_id, Failed.REFUSED, refusal))
             return
         if self.tasks:
             session.send(Event(accepted=Accepted(task_id=run.task_id)))
@@ -154,7 +191,25 @@ class Worker:
         )
         self.tasks[run.task_id] = task
         self.idle.clear()
+        self._note_places()
         task.coroutine = asyncio.create_task(self._execute(task), name=run.task_id)
+
+    def adopt(self, task_ids: Sequence[str], session: Session) -> None:
+        """``session`` hears of these orphans from now on, and at once of what it has missed."""
+        for task_id in task_ids:
+            if session.closed:
+                return
+            task, output = self.tasks.get(task_id), self.outputs.get(task_id)
+            if task is not None and task.session is None:
+                task.session = session
+                if task.input_ready is not None:
+                    session.send(Event(input_ready=task.input_ready))
+            elif output is not None and output.session is None:
+                output.session = session
+                session.send(Event(done=output.done))
+            else:
+                session.send(_failed(task_id, Failed.GONE, "there is no such orphan here"))
+        self._note_places()
 
     def cancel(self, task_id: str) -> None:
         """Stops a task at its next step; one that is not here has ended already."""
@@ -167,23 +222,49 @@ class Worker:
         if task.interruptible and task.coroutine is not None:
             task.coroutine.cancel()
 
-    def release(self, task_ids: list[str]) -> None:
+    def drain(self) -> None:
+        """Takes no new task, and hands back those that wait here and can go elsewhere at no cost."""
+        self.draining = True
+        for task_id, task in list(self.tasks.items()):
+            # Once its inputs are here, they are nowhere else: elsewhere they had to be made again.
+            if not task.computing and task.input_ready is None and not task.control.cancelled:
+                task.handed_back = True
+                self.cancel(task_id)
+
+    def release(self, task_ids: Sequence[str]) -> None:
+        """These outputs are no longer needed: their slots are free, their files go."""
         for task_id in task_ids:
             output = self.outputs.pop(task_id, None)
-            if output is not None:
+            if output is not None and output.held is not None:
                 output.held.release()
+            elif output is not None:
+                self._files.submit(self._stage.discard, output.product)
+        self._note_idle()
+
+    def accept(self, task_ids: Sequence[str]) -> None:
+        """These results are recorded: they are no longer ours to keep in mind, and their files stay."""
+        for task_id in task_ids:
+            output = self.outputs.pop(task_id, None)
+            if output is not None and output.held is not None:
+                output.held.release()
+            elif output is not None:
+                self._files.submit(self._stage.accept, output.product)
         self._note_idle()
 
     async def close(self) -> None:
-        """Cancels what runs, frees what is held."""
+        """Cancels what runs, frees what is held; files that nobody has accepted wait for another process."""
         self.draining = True
         for task_id in list(self.tasks):
             self.cancel(task_id)
         await asyncio.gather(
             *(t.coroutine for t in self.tasks.values() if t.coroutine), return_exceptions=True
         )
-        self.release(list(self.outputs))
-        self._compute.shutdown(wait=True)
+        self.release([task_id for task_id, output in self.outputs.items() if output.held is not None])
+        for output in self.outputs.values():
+            if output.product.claim is not None:
+                output.product.claim.leave()
+        await asyncio.to_thread(self._compute.shutdown)
+        await asyncio.to_thread(self._files.shutdown)
 
     # ---- a task
 
@@ -195,16 +276,21 @@ class Worker:
             product = await self._compute_product(task)
             event = Event(done=await self._publish(task, product))
         except (Cancelled, asyncio.CancelledError):
-            event = _failed(run, Failed.CANCELLED, "cancelled")
+            reason, message = Failed.CANCELLED, "cancelled"
+            if task.handed_back:
+                reason, message = Failed.REFUSED, "this instance is draining"
+            event = _failed(run.task_id, reason, message)
+        except NoRoom as error:
+            event = _failed(run.task_id, Failed.REFUSED, str(error))
         except InputLost as error:
-            event = _failed(run, Failed.INPUT_LOST, str(error), [error.task_id])
+            event = _failed(run.task_id, Failed.INPUT_LOST, str(error), [error.task_id])
         except InvalidRequest as error:
-            event = _failed(run, Failed.INVALID, str(error))
+            event = _failed(run.task_id, Failed.INVALID, str(error))
         except MediaError as error:
-            event = _failed(run, Failed.OUTPUT_STORE, str(error))
+            event = _failed(run.task_id, Failed.OUTPUT_STORE, str(error))
         except Exception as error:
             log.exception("task %s failed", run.task_id)
-            event = _failed(run, Failed.INTERNAL, f"{type(error).__name__}: {error}")
+            event = _failed(run.task_id, Failed.INTERNAL, f"{type(error).__name__}: {error}")
         del self.tasks[run.task_id]
         if event.HasField("failed"):
             log.info(
@@ -212,6 +298,7 @@ class Worker:
             )
         if task.session is not None:
             task.session.send(event)
+        self._note_places()
         self._note_idle()
 
     async def _compute_product(self, task: Task) -> Product:
@@ -222,6 +309,7 @@ class Worker:
             async with self._turn:
                 task.timing.waiting += time.monotonic() - waiting_since
                 task.interruptible = False
+                task.computing = True
                 product = await self._loop.run_in_executor(
                     self._compute, self._run_stage, task.run, inputs, task.control
                 )
@@ -261,9 +349,9 @@ class Worker:
                 )
             )
         task.timing.transfer = time.monotonic() - started
+        task.input_ready = InputReady(task_id=task.run.task_id, transfers=transfers)
         if task.session is not None:
-            ready = InputReady(task_id=task.run.task_id, transfers=transfers)
-            task.session.send(Event(input_ready=ready))
+            task.session.send(Event(input_ready=task.input_ready))
         return values
 
     async def _read(self, source: Input) -> Received:
@@ -276,6 +364,8 @@ class Worker:
                     slot_location(source.slot),
                     timeout=self.limits.read_seconds,
                 )
+            except PoolFull as error:
+                raise NoRoom(str(error)) from error
             except TransferError as error:
                 log.warning("reading the output of %s from %s: %s", source.task_id, source.url, error)
                 if attempt + 1 == READ_ATTEMPTS:
@@ -286,18 +376,21 @@ class Worker:
         task.timing.compute = product.compute_seconds
         task.timing.saving = product.saving_seconds
         done = Done(task_id=task.run.task_id, peak_memory_bytes=peak_memory_bytes())
+        held = None
         if product.values is not None:
             waiting_since = time.monotonic()
-            held = await self._endpoint.put(product.values, timeout=self.limits.pool_seconds)
+            try:
+                held = await self._endpoint.put(product.values, timeout=self.limits.pool_seconds)
+            except PoolFull as error:
+                raise NoRoom(str(error)) from error
             task.timing.waiting += time.monotonic() - waiting_since
             done.slot.CopyFrom(slot_message(held.location))
-            done.timing.CopyFrom(task.timing)
-            self.outputs[task.run.task_id] = Output(done, held, task.session)
             if task.session is None:
                 self._loop.call_later(self.limits.hold_seconds, self._release_orphans)
         elif product.file is not None:
             done.file.CopyFrom(product.file)
-            done.timing.CopyFrom(task.timing)
+        done.timing.CopyFrom(task.timing)
+        self.outputs[task.run.task_id] = Output(done, product, held, task.session)
         return done
 
     def _report_progress(self, task_id: str, step: int, total: int) -> None:
@@ -309,15 +402,25 @@ class Worker:
         if task is not None and task.session is not None:
             task.session.send(Event(progress=Progress(task_id=task_id, step=step, total=total)))
 
+    def _note_places(self) -> None:
+        """Tells each session how many places are not its own to fill."""
+        for session in self._sessions:
+            others = sum(task.session is not session for task in self.tasks.values())
+            if others != session.taken_by_others:
+                session.taken_by_others = others
+                session.send(Event(places=Places(taken_by_others=others)))
+
     def _note_idle(self) -> None:
-        if self.tasks or self.outputs:
+        # A file that no stream asks for is safe where it is: nothing needs to wait for it.
+        waiting = any(o.held is not None or o.session is not None for o in self.outputs.values())
+        if self.tasks or waiting:
             self.idle.clear()
         else:
             self.idle.set()
 
 
-def _failed(run: Run, reason: Failed.Reason.ValueType, message: str, lost: list[str] | None = None) -> Event:
-    return Event(failed=Failed(task_id=run.task_id, reason=reason, message=message, lost_inputs=lost or []))
+def _failed(task_id: str, reason: Failed.Reason.ValueType, message: str, lost: Sequence[str] = ()) -> Event:
+    return Event(failed=Failed(task_id=task_id, reason=reason, message=message, lost_inputs=lost))
 
 
 def peak_memory_bytes() -> int:

@@ -13,6 +13,7 @@ from deploy.onebox import free_port
 from orchestrator.core import CoreOptions, Orchestrator
 from orchestrator.jobs import Job
 from orchestrator.scheduler import SchedulerOptions
+from services.credentials import Credentials
 from services.model.base import Control, Limits, Value
 from services.model.emulated import EmulatedModel
 from services.role import Role
@@ -50,6 +51,12 @@ class RecordingStage:
     def discard(self, product: Product) -> None:
         self.inner.discard(product)
 
+    def accept(self, product: Product) -> None:
+        self.inner.accept(product)
+
+    def recover(self) -> list[Product]:
+        return self.inner.recover()
+
 
 class RoleInstance:
     """One role: server, worker and data plane, as ``services.main`` puts them together."""
@@ -63,13 +70,14 @@ class RoleInstance:
         self.engines: tuple[str, ...] = ("shm", "zmq")
         self.pool_bytes = POOL_BYTES
         self.model = model
+        self.credentials = Credentials()
         self._limits = limits
 
     async def start(self) -> None:
         """A new life at the same URL."""
         incarnation = secrets.token_hex(8)
         model = EmulatedModel(self.role, self.model, Limits())
-        self.server = RoleServer(self.role, incarnation)
+        self.server = RoleServer(self.role, incarnation, self.credentials)
         await self.server.listen(f"127.0.0.1:{self.url.port}")
         self.endpoint = await TransferEndpoint.start(
             self.url,
@@ -84,7 +92,8 @@ class RoleInstance:
         self.stage = RecordingStage(inner, self.url)
         self.worker = Worker(self.stage, self.endpoint, self._limits)
         directory = self.directory if self.role is Role.DECODER else None
-        await self.server.open_for_work(model.facts, self.worker, self.endpoint, directory)
+        await self.worker.recover()
+        await self.server.open_for_work(model, self.worker, self.endpoint, directory)
 
     async def stop(self) -> None:
         await self.server.stop()
@@ -99,10 +108,16 @@ class RoleInstance:
 class Cluster:
     """Roles of each kind and one orchestrator over them."""
 
-    def __init__(self, directory: Path, counts: Mapping[Role, int] | None = None, **options: object) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        counts: Mapping[Role, int] | None = None,
+        limits: WorkerLimits = LIMITS,
+        **options: object,
+    ) -> None:
         counts = counts or dict.fromkeys(Role, 1)
         videos = directory / "videos"
-        self.roles = [RoleInstance(role, videos) for role in Role for _ in range(counts[role])]
+        self.roles = [RoleInstance(role, videos, limits=limits) for role in Role for _ in range(counts[role])]
         self.options = replace(
             CoreOptions(
                 peers=tuple((instance.url, instance.role.value) for instance in self.roles),
@@ -140,8 +155,8 @@ class Cluster:
         return await self.orchestrator.submit(model.name, generation)
 
     async def slots_back(self) -> None:
-        """Waits until every slot of every role has come back."""
-        await until(lambda: all(instance.slots_in_use == 0 for instance in self.roles))
+        """Waits until every slot of every role has come back, and no role holds any result."""
+        await until(lambda: not any(role.slots_in_use or role.worker.outputs for role in self.roles))
 
 
 async def finished(*jobs: Job, seconds: float = 30.0) -> None:

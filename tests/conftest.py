@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests import postgres
 
 
 @pytest.fixture(scope="session")
@@ -13,3 +17,33 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from deploy import tiny_model
 
     return tiny_model.build(tmp_path_factory.mktemp("model") / "tiny-wan")
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[postgres.PostgresServer]:
+    """Where the server is not installed its tests are skipped, but not in CI."""
+    binaries = postgres.binaries()
+    if binaries is None:
+        missing = "needs a PostgreSQL server (Debian's package postgresql)"
+        pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+    server = postgres.PostgresServer(binaries)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: postgres.PostgresServer) -> str:
+    """The URL of an empty database of the test's own."""
+    return postgres_server.create_database()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a fresh job store, of either kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/state/jobs.sqlite"
+    url: str = request.getfixturevalue("postgres_url")
+    return url

@@ -13,7 +13,7 @@ ALLOWED = {
     "transfer": set(),
     "services": {"transfer", "triptych_proto"},
     "orchestrator": {"transfer", "triptych_proto"},
-    "benchmarks": {"transfer"},
+    "benchmarks": {"deploy", "orchestrator", "services", "transfer", "triptych_proto"},
     "deploy": {"orchestrator", "services", "transfer"},
 }
 

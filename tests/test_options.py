@@ -27,6 +27,16 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     return parser
 
 
+def options_of(parser: argparse.ArgumentParser) -> list[argparse.Action]:
+    """Those of its subcommands included."""
+    found = list(parser._actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                found += options_of(subparser)
+    return found
+
+
 def attributes_of(name: str) -> set[str]:
     """All X for which some module reads ``name.X``."""
     found: set[str] = set()
@@ -48,7 +58,7 @@ def attributes_of(name: str) -> set[str]:
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_every_option_is_read(command: str) -> None:
-    options = {action.dest for action in parser_of(command)._actions} - {"help"}
+    options = {action.dest for action in options_of(parser_of(command))} - {"help"}
     assert options
     assert options - COMPUTED <= attributes_of("args")
 
@@ -74,7 +84,20 @@ def test_up_hands_every_option_on() -> None:
     assert expected <= set(box._server_arguments) | set(box._role_arguments)
 
 
+@pytest.mark.parametrize(
+    ("words", "engines"), [([], "shm"), (["--transfer", "auto"], "auto"), (["--transfer", "zmq"], "zmq")]
+)
+def test_up_takes_shared_memory_unless_told_otherwise(words: list[str], engines: str) -> None:
+    box = onebox.OneBox.from_arguments(parser_of("up").parse_args(["--model", "M", *words]))
+    handed = box._role_arguments
+    assert handed.count("--transfer") == 1
+    assert handed[handed.index("--transfer") + 1] == engines
+
+
 def test_every_option_has_a_help_text() -> None:
     for command in COMMANDS:
-        for action in parser_of(command)._actions:
+        for action in options_of(parser_of(command)):
             assert action.help, f"{command} {action.option_strings}"
+            if isinstance(action, argparse._SubParsersAction):
+                explained = {choice.dest for choice in action._choices_actions if choice.help}
+                assert explained == set(action.choices), command

@@ -47,6 +47,7 @@ class Held:
 
     location: SlotLocation
     release: Callable[[], None]
+    retain: Callable[[], None]  # for one more user, who then releases it too
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Received:
     nbytes: int
     seconds: float  # of reading, without the wait for room
     release: Callable[[], None]
+    retain: Callable[[], None]  # for one more user, who then releases it too
 
 
 class TransferEndpoint:
@@ -71,6 +73,7 @@ class TransferEndpoint:
         self.pools = (outbox, inbox)
         self._outbox, self._inbox = outbox, inbox
         self._engines = engines
+        self._hashes = any(engine.checks_payload for engine in engines)
         self._copiers = ThreadPoolExecutor(COPY_THREADS, "transfer-copy")
         self._hashers = ThreadPoolExecutor(COPY_THREADS, "transfer-hash")
         self._readers = ThreadPoolExecutor(READ_THREADS, "transfer-read")
@@ -141,6 +144,9 @@ class TransferEndpoint:
         lease = await self._outbox.acquire(packed.nbytes, timeout)
 
         def copy() -> int:
+            if not self._hashes:
+                packed.write_into(lease.payload)
+                return 0
             if packed.nbytes < HASH_ASIDE_BYTES:
                 packed.write_into(lease.payload)
                 return memory.checksum(lease.payload)
@@ -151,7 +157,7 @@ class TransferEndpoint:
 
         with self._meter.measure("copy", "out", packed.nbytes):
             checksum = await self._on_thread(self._copiers, lease, copy)
-        return Held(lease.publish(packed.manifest, checksum), lease.release)
+        return Held(lease.publish(packed.manifest, checksum), lease.release, lease.retain)
 
     async def fetch(
         self,
@@ -185,7 +191,7 @@ class TransferEndpoint:
         with self._meter.measure(engine.name, "in", location.length):
             values = await self._on_thread(self._readers, lease, read)
         seconds = time.monotonic() - started
-        return Received(values, engine.name, location.length, seconds, lease.release)
+        return Received(values, engine.name, location.length, seconds, lease.release, lease.retain)
 
     async def close(self) -> None:
         """Fails what waits or reads, then gives the memory back; slots still held are lost to peers."""

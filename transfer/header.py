@@ -17,7 +17,7 @@ class Header:
 
     generation: int  # of the slot; grows with every use of the pool
     length: int  # payload bytes
-    checksum: int  # xxh3-64 of the payload
+    checksum: int  # xxh3-64 of the payload, or 0 where nobody checks it
 
     def pack(self) -> bytes:
         return _LAYOUT.pack(MAGIC, self.generation, self.length, self.checksum)

@@ -1,18 +1,15 @@
 """Transfer keys: the one CURVE key pair by which the processes of a cluster know each other."""
 
-import os
 import re
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
 
+from transfer.secrets import read_secret, write_secret
+
 _LABEL = "triptych-transfer-key"
 _LINE = re.compile(rf"{_LABEL} (\S{{40}})\n?".encode())
-# Not for strangers, and for nobody else to change. Groups may read: that is how an orchestrator of
-# containers gives a secret to a process that is not root.
-_FORBIDDEN = stat.S_IRWXO | stat.S_IWGRP
 
 
 @dataclass(frozen=True)
@@ -32,11 +29,7 @@ class TransferKeys:
     @classmethod
     def load(cls, path: Path) -> "TransferKeys":
         """Reads what `save` wrote. Raises OSError or ValueError that names the file and what is wrong."""
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            line = _LINE.fullmatch(file.read(256))
-        if mode & _FORBIDDEN:
-            raise PermissionError(f"{path}: mode {mode:04o} is open to others, expected 0600 or 0640")
+        line = _LINE.fullmatch(read_secret(path, 256))
         try:
             if line is None:
                 raise ValueError
@@ -49,5 +42,4 @@ class TransferKeys:
 
         The secret half is enough: the public one follows from it.
         """
-        with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
-            file.write(_LABEL.encode() + b" " + self.secret + b"\n")
+        write_secret(path, _LABEL.encode() + b" " + self.secret + b"\n")

@@ -57,6 +57,14 @@ class EndpointURL:
         return f"grpc://{self.target}"
 
 
+def is_loopback(host: str) -> bool:
+    """Only this machine reaches what listens on `host`: a name or an address, with brackets or without."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 def _canonical_host(host: str) -> str:
     host = host.lower()
     if ":" in host:

@@ -34,8 +34,10 @@ class Producer:
     """The handle of the measuring process: a context manager that leaves no process behind."""
 
     def __init__(self, incarnation: str, engines: Sequence[str], rotations: Sequence[Rotation]) -> None:
+        """The roles of one host have shm alone, and then take no checksums; others have network engines."""
         sizes = [dataclasses.astuple(rotation) for rotation in rotations]
-        self._setup = ("start", incarnation, list(engines), sizes)
+        groups = [[name for name in engines if (name == "shm") == alone] for alone in (True, False)]
+        self._setup = ("start", incarnation, [group for group in groups if group], sizes)
         self.addresses: tuple[EngineAddress, ...] = ()
 
     async def __aenter__(self) -> "Producer":
@@ -71,9 +73,10 @@ class Producer:
         """Gives all slots back; from here on tensors of this size are sent."""
         await self._do("turn to", *dataclasses.astuple(rotation))
 
-    async def put(self, turn: int) -> tuple[float, SlotLocation]:
-        """The seconds that it took, and where the tensor lies until its turn comes again."""
-        seconds, fields = await self._do("put", turn)
+    async def put(self, engine: str, turn: int) -> tuple[float, SlotLocation]:
+        """The seconds that it took, and where the tensor lies, for readers by `engine`, until its turn
+        comes again."""
+        seconds, fields = await self._do("put", engine, turn)
         return seconds, SlotLocation(**{**fields, "manifest": base64.b64decode(fields["manifest"])})
 
     async def send_by_zmq(self, turn: int, address: str) -> float:
@@ -96,30 +99,51 @@ class Producer:
         return json.loads(line)
 
 
+class Outputs:
+    """An endpoint and what it holds for readers, the oldest first."""
+
+    def __init__(self, endpoint: TransferEndpoint) -> None:
+        self.endpoint = endpoint
+        self._held: deque[Held] = deque()
+
+    def release_until(self, count: int) -> None:
+        while len(self._held) > count:
+            self._held.popleft().release()
+
+    async def put(self, tensor: torch.Tensor) -> list[Any]:
+        started = time.monotonic()
+        self._held.append(await self.endpoint.put({"tensor": tensor}, TIMEOUT))
+        seconds = time.monotonic() - started
+        fields = dataclasses.asdict(self._held[-1].location)
+        return [seconds, {**fields, "manifest": base64.b64encode(fields["manifest"]).decode()}]
+
+
 async def serve() -> None:
     """What the process does: sets up as its first line says, then answers each line with one."""
-    _, incarnation, engines, sizes = json.loads(await _next_line())
+    _, incarnation, groups, sizes = json.loads(await _next_line())
     rotations = [Rotation(*size) for size in sizes]
     region = buffers.region(rotations)
     room = max(arena_bytes(rotation.count, rotation.nbytes) for rotation in rotations)
-    endpoint = await TransferEndpoint.start(URL, incarnation, room, 1, engines, mooncake=MOONCAKE)
+    outputs: dict[str, Outputs] = {}  # by engine
+    for engines in groups:
+        endpoint = await TransferEndpoint.start(URL, incarnation, room, 1, engines, mooncake=MOONCAKE)
+        outputs.update(dict.fromkeys(engines, Outputs(endpoint)))
     rotation = rotations[0]
-    held: deque[Held] = deque()
     with contextlib.ExitStack() as plain_ones:
         sender: plain.ZmqSender | None = None
         mooncake: plain.Mooncake | None = None
-        _say([dataclasses.asdict(address) for address in endpoint.addresses])
+        endpoints = {id(one): one.endpoint for one in outputs.values()}.values()
+        _say([dataclasses.asdict(address) for endpoint in endpoints for address in endpoint.addresses])
         while line := await _next_line():
             match json.loads(line):
                 case ["turn to", int(nbytes), int(count)]:
                     rotation = Rotation(nbytes, count)
-                    while held:
-                        held.popleft().release()
+                    for one in outputs.values():
+                        one.release_until(0)
                     _say(None)
-                case ["put", int(turn)]:
-                    if len(held) == rotation.count:
-                        held.popleft().release()
-                    _say(await _put(endpoint, rotation.pick(region, turn), held))
+                case ["put", str(engine), int(turn)]:
+                    outputs[engine].release_until(rotation.count - 1)
+                    _say(await outputs[engine].put(rotation.pick(region, turn)))
                 case ["plain-zmq", int(turn), str(address)]:
                     if sender is None:
                         sender = plain.ZmqSender(address, TIMEOUT)
@@ -132,15 +156,8 @@ async def serve() -> None:
                     _say(mooncake.write(session, rotation.pick(region, turn), target))
                 case command:
                     raise ValueError(f"unknown command {command}")
-    await endpoint.close()
-
-
-async def _put(endpoint: TransferEndpoint, tensor: torch.Tensor, held: deque[Held]) -> list[Any]:
-    started = time.monotonic()
-    held.append(await endpoint.put({"tensor": tensor}, TIMEOUT))
-    seconds = time.monotonic() - started
-    fields = dataclasses.asdict(held[-1].location)
-    return [seconds, {**fields, "manifest": base64.b64encode(fields["manifest"]).decode()}]
+    for endpoint in endpoints:
+        await endpoint.close()
 
 
 async def _next_line() -> str:

@@ -65,7 +65,7 @@ class Bench:
         addresses = [address for address in self._producer.addresses if address.engine == name]
 
         async def row(turn: int) -> Sample:
-            put, location = await self._producer.put(turn)
+            put, location = await self._producer.put(name, turn)
             if len(self._received) == self._rotation.count:
                 self._received.popleft().release()
             started = time.monotonic()

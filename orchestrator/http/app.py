@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from orchestrator.http import content, health, models, peers, videos
+from orchestrator.http import content, health, images, models, peers, sync, timeline, videos
 from orchestrator.http.errors import add_request_id, error_middleware
 from orchestrator.http.options import HttpOptions
 from orchestrator.http.service import OPTIONS, SERVICE, VideoService
@@ -20,13 +20,21 @@ def create_app(service: VideoService, options: HttpOptions) -> web.Application:
     app.add_routes(
         [
             web.post("/v1/videos", videos.create),
+            web.post("/v1/videos/sync", sync.sync),
+            web.post("/v1/videos/{_:edits|extensions|characters}", videos.unserved),
             web.get("/v1/videos", videos.list_videos),
             web.get("/v1/videos/{id}", videos.retrieve),
             web.delete("/v1/videos/{id}", videos.delete),
+            web.post("/v1/videos/{id}/remix", videos.remix),
             web.get("/v1/videos/{id}/content", content.content),
+            web.get("/v1/videos/{id}/timeline", timeline.timeline),
+            web.post("/v1/images/generations", images.generate),
+            web.post("/v1/images/edits", images.edit),
             web.get("/v1/models", models.list_models),
             web.get("/v1/models/{model:.+}", models.retrieve_model),
             web.get("/v1/peers", peers.list_peers),
+            web.post("/v1/peers", peers.announce),
+            web.post("/v1/peers/drain", peers.drain),
             web.get("/health", health.health),
             web.get("/livez", health.livez),
             web.get("/readyz", health.readyz),

@@ -1,5 +1,7 @@
 """Request bodies: JSON, multipart and urlencoded, all turned into one dict of raw values.
 
+A body is read in pieces and never takes more memory than ``max_body_bytes``, whatever it claims to be.
+
 Forms carry only text, so their values stay strings here and are coerced later by the type of the field
 they name. Nested values come as ``a[b]`` and ``a[]`` (OpenAI's SDKs) and become dicts and lists.
 """
@@ -9,26 +11,37 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from aiohttp import web
+from aiohttp import BodyPartReader, web
 
 from orchestrator.http.errors import ApiError, invalid
 from orchestrator.http.options import HttpOptions
 
 MAX_NAME = 128  # characters of a field's name
 _NESTED_NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\]){0,8})")  # a, a[], a[b], ... up to 8 levels
+_CHUNK_BYTES = 64 << 10
 _TYPES = "application/json, multipart/form-data or application/x-www-form-urlencoded"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file in a form. Its bytes are counted and let go: no model served here takes one."""
+
+    name: str
+    content_type: str
+    bytes: int
 
 
 async def read_fields(request: web.Request, options: HttpOptions) -> dict[str, Any]:
     """The fields of the body by their top-level names.
 
     Raises:
-        ApiError: 400 for a body that cannot be read or has a file in it, 408 for one that does not arrive
-            in time, 413 for one that is too large, 415 for another content type.
+        ApiError: 400 for a body that cannot be read, 408 for one that does not arrive in time, 413 for one
+            that is too large, 415 for another content type.
     """
     try:
         fields = await asyncio.wait_for(_parse(request, options), options.body_timeout)
@@ -60,19 +73,35 @@ async def _parse(request: web.Request, options: HttpOptions) -> dict[str, Any]:
         pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=options.max_fields)
         return nest(pairs)
     if kind == "multipart/form-data":
-        return nest(_text_parts(await request.post()))
+        return nest([part async for part in _parts(request, options)])
     raise ApiError(415, f"content-type {kind} is not {_TYPES}", code="content_type")
 
 
-def _text_parts(parts: Any) -> Iterable[tuple[str, str]]:
-    files = [(name, part) for name, part in parts.items() if isinstance(part, web.FileField)]
-    for _, part in files:
-        part.file.close()
-    if files:
-        name = files[0][0]
-        raise invalid(name, f"{name} is a file: no model served here takes reference media")
-    for name, part in parts.items():
-        yield name, part if isinstance(part, str) else bytes(part).decode()
+async def _parts(request: web.Request, options: HttpOptions) -> AsyncIterator[tuple[str, str | File]]:
+    form = await request.multipart()
+    count = 0
+    while (part := await form.next()) is not None:
+        count += 1
+        if count > options.max_fields:
+            raise ApiError(400, f"more than {options.max_fields} fields", code="invalid_body")
+        if not isinstance(part, BodyPartReader) or part.name is None:
+            raise ValueError("a part has no name, or parts of its own")
+        pieces = _pieces(part, request, options.max_body_bytes)
+        if part.filename:
+            size = sum([len(piece) async for piece in pieces])
+            kind = part.headers.get("Content-Type", "application/octet-stream")
+            yield part.name, File(part.filename, kind, size)
+        else:
+            data = b"".join([piece async for piece in pieces])
+            yield part.name, data.decode(part.get_charset("utf-8"))
+
+
+async def _pieces(part: BodyPartReader, request: web.Request, limit: int) -> AsyncIterator[bytes]:
+    while chunk := await part.read_chunk(_CHUNK_BYTES):
+        if request.content.total_bytes > limit:
+            raise web.HTTPRequestEntityTooLarge(limit)
+        async for piece in part.decode_iter(chunk):
+            yield piece
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -105,7 +134,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def nest(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def nest(pairs: Iterable[tuple[str, str | File]]) -> dict[str, Any]:
     """``[("a[b]", "1"), ("c[]", "2"), ("c[]", "3")]`` as ``{"a": {"b": "1"}, "c": ["2", "3"]}``.
 
     Raises:
@@ -125,7 +154,7 @@ def nest(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     return fields
 
 
-def _put(fields: dict[str, Any], keys: list[str], name: str, value: str) -> None:
+def _put(fields: dict[str, Any], keys: list[str], name: str, value: str | File) -> None:
     is_list = keys[-1] == ""
     *parents, last = keys[:-1] if is_list else keys
     node: Any = fields

@@ -1,4 +1,4 @@
-"""The fields of a video request: one table of names, types and ranges.
+"""Fields of requests: their types and ranges, and how a body's raw values become theirs.
 
 A value is coerced by the type of its field, never by how it looks, since forms send every value as text.
 ``null`` stands for a field left out.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.http.body import parse_json
+from orchestrator.http.body import File, parse_json
 from orchestrator.http.errors import ApiError, invalid
 
 MAX_UINT32 = 2**32 - 1
@@ -28,6 +28,8 @@ def text(name: str, value: object) -> str:
         raise invalid(name, f"{name} must be a string, not {_shown(value)}")
     if any("\ud800" <= character <= "\udfff" for character in value):
         raise invalid(name, f"{name} is not valid Unicode: it has half a surrogate pair")
+    if "\0" in value:  # PostgreSQL cannot store it
+        raise invalid(name, f"{name} must not contain the character NUL (U+0000)")
     return value
 
 
@@ -55,6 +57,25 @@ def size(name: str, value: object) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def boolean(name: str, value: object) -> bool:
+    if isinstance(value, str):
+        value = {"true": True, "false": False}.get(value.lower())
+    if not isinstance(value, bool):
+        raise invalid(name, f"{name} must be true or false")
+    return value
+
+
+def choice(*allowed: str) -> Callable[[str, object], str]:
+    """The coercion to one of these words."""
+
+    def coerce(name: str, value: object) -> str:
+        if value not in allowed or not isinstance(value, str):
+            raise invalid(name, f"{name} must be one of {', '.join(allowed)}, not {_shown(value)}")
+        return value
+
+    return coerce
+
+
 def members(name: str, value: object) -> dict[str, Any]:
     """An object: nested names in a form, an object in JSON, or its JSON text."""
     if isinstance(value, str):
@@ -65,6 +86,33 @@ def members(name: str, value: object) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise invalid(name, f"{name} must be an object, not {_shown(value)}")
     return value
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a request gives."""
+
+    values: dict[str, Any]  # coerced, in their ranges
+    ignored: tuple[str, ...] = ()  # names of unknown fields that were let pass
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A field that other servers of this API honour: refused, since ignoring it would surprise, unless its
+    value asks for nothing.
+    """
+
+    name: str
+    reason: str
+    harmless: tuple[object, ...] = ()
+
+    def check(self, value: object) -> None:
+        """Raises ApiError, 400."""
+        if not any(
+            type(value) is type(none) and value == none for none in ("", False, "false", *self.harmless)
+        ):
+            message = f"{self.name} is not supported: {self.reason}"
+            raise ApiError(400, message, code="unsupported_field", param=self.name)
 
 
 @dataclass(frozen=True)
@@ -85,78 +133,37 @@ class Field:
         return result
 
 
-FIELDS = {
-    field.name: field
-    for field in (
-        Field("prompt", text),
-        Field("negative_prompt", text),
-        Field("model", text),
-        Field("size", size),
-        Field("width", integer, 1, MAX_UINT32),
-        Field("height", integer, 1, MAX_UINT32),
-        Field("seconds", number, 0.001, 3600),
-        Field("fps", number, 1, 240),
-        Field("num_frames", integer, 1, MAX_UINT32),
-        Field("num_inference_steps", integer, 1, MAX_UINT32),
-        Field("guidance_scale", number, 0, 100),
-        Field("seed", integer, 0, MAX_UINT64),
-        Field("user", text),  # OpenAI's tag of an end user: accepted, and of no effect
-    )
-}
-
 # Objects whose members are fields themselves, as some clients wrap what OpenAI's API does not name.
 WRAPPERS = ("extra_body", "extra_params")
 
-# What other servers of this API know and this one does not: refused, since ignoring it would surprise.
-UNSUPPORTED = frozenset(
-    (
-        "input_reference",
-        "input_references",
-        "image",
-        "image_reference",
-        "reference_url",
-        "video",
-        "video_reference",
-        "video_url",
-        "source_video",
-        "n",
-        "num_outputs_per_prompt",
-        "guidance_scale_2",
-        "true_cfg_scale",
-        "flow_shift",
-        "max_sequence_length",
-        "enable_teacache",
-        "cache_dit_params",
-        "enable_frame_interpolation",
-        "enable_upscaling",
-        "lora",
-        "quality",
-        "output_quality",
-        "output_compression",
-        "output_path",
-        "perf_dump_path",
-        "profile",
-        "stream",
-    )
-)
 
+class Fields:
+    """All fields that one kind of request knows."""
 
-def parse_fields(raw: Mapping[str, object]) -> dict[str, Any]:
-    """The given fields with their values coerced, all in their ranges; a ``null`` is left out.
+    def __init__(self, known: Sequence[Field], unsupported: Sequence[Unsupported] = ()) -> None:
+        self.known = {field.name: field for field in known}
+        self.unsupported = {field.name: field for field in unsupported}
 
-    Raises:
-        ApiError: 400 naming the field.
-    """
-    given: dict[str, Any] = {}
-    for name, value in _unwrapped(raw):
-        if value is None:
-            continue
-        if name not in FIELDS:
-            raise _unknown(name)
-        if name in given:
-            raise invalid(name, f"{name} is given more than once")
-        given[name] = FIELDS[name].parse(value)
-    return given
+    def parse(self, raw: Mapping[str, object], *, ignore_unknown: bool = False) -> Given:
+        """A ``null`` is a field left out. Raises ApiError: 400 naming the field."""
+        values: dict[str, Any] = {}
+        ignored: list[str] = []
+        for name, value in _unwrapped(raw):
+            if value is None:
+                continue
+            if name in self.known:
+                if name in values:
+                    raise invalid(name, f"{name} is given more than once")
+                values[name] = self.known[name].parse(value)
+            elif name in self.unsupported:
+                self.unsupported[name].check(value)
+            elif ignore_unknown:
+                ignored.append(name)
+            else:
+                known = ", ".join(self.known)
+                message = f"unknown field {name[:64]!r}; the fields of a request are {known}"
+                raise ApiError(400, message, code="unknown_field", param=name[:64])
+        return Given(values, tuple(ignored))
 
 
 def _unwrapped(raw: Mapping[str, object]) -> list[tuple[str, object]]:
@@ -169,21 +176,12 @@ def _unwrapped(raw: Mapping[str, object]) -> list[tuple[str, object]]:
     return pairs
 
 
-def _unknown(name: str) -> ApiError:
-    shown = name[:64]
-    if name in UNSUPPORTED:
-        return ApiError(
-            400, f"{shown} is not supported by this server", code="unsupported_field", param=shown
-        )
-    known = ", ".join(FIELDS)
-    message = f"unknown field {shown!r}; the fields of a request are {known}"
-    return ApiError(400, message, code="unknown_field", param=shown)
-
-
 def _shown(value: object) -> str:
     """A value in a message: short, and never a whole prompt."""
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_UINT64:
         return "a larger number"
+    if isinstance(value, File):
+        return "a file"
     if not isinstance(value, (str, int, float, type(None))):
         return "an array" if isinstance(value, list) else "an object"
     shown = repr(value)

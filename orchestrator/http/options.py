@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 
@@ -13,6 +14,7 @@ class HttpOptions:
     ``public_url`` is the address under which clients reach this server, for the absolute URLs in replies;
     without it they are built from each request's Host header. Connections stay open longer than the 300 s
     for which AIPerf pools them: a server that closes first makes a client's next request fail.
+    ``cluster_token`` is what operators must show to change the cluster; without one only this host may.
 
     Raises:
         ValueError: naming the option.
@@ -22,6 +24,10 @@ class HttpOptions:
     max_body_bytes: int = 1 << 20
     max_fields: int = 64
     max_prompt_chars: int = 8192
+    max_timeout_seconds: float = 3600.0  # that a request may ask for
+    ignore_unknown_fields: bool = False  # else a field that is not known is refused
+    sync_timeout: float = 600.0  # for a video that its client waits for
+    cluster_token: str | None = field(default=None, repr=False)
     body_timeout: float = 30.0  # to receive a request's body
     download_timeout: float = 3600.0  # to send one video
     keepalive_timeout: float = 320.0
@@ -36,6 +42,14 @@ class HttpOptions:
         for name in ("max_body_bytes", "max_fields", "max_prompt_chars"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
-        for name in ("body_timeout", "download_timeout", "keepalive_timeout"):
+        for name in (
+            "max_timeout_seconds",
+            "sync_timeout",
+            "body_timeout",
+            "download_timeout",
+            "keepalive_timeout",
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be more than 0 seconds")
+        if self.cluster_token is not None and not re.fullmatch(r"[\x21-\x7e]+", self.cluster_token):
+            raise ValueError("cluster_token must be printable ASCII characters without spaces")

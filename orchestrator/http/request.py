@@ -1,34 +1,45 @@
-"""From the fields of a request to a Generation that the model can make."""
+"""From the fields of a request to a Generation that the model can make, and how it is to be run."""
 
 from __future__ import annotations
 
 import math
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.http.errors import ApiError, invalid
-from orchestrator.http.fields import MAX_UINT32, parse_fields
+from orchestrator.http.fields import MAX_UINT32
 from triptych_proto.control_pb2 import Generation, Model
 
 # Drawn seeds stay below 2**53: clients whose JSON numbers are doubles can send one back unchanged.
 SEED_BITS = 53
 
 
+@dataclass(frozen=True)
+class VideoRequest:
+    """What a client asks for. ``generation`` is all that the roles must know."""
+
+    model: Model
+    generation: Generation
+    priority: int = 0  # higher goes first
+    timeout: float | None = None  # in seconds; None: the server's
+
+
 def parse_request(
-    raw: Mapping[str, object], models: Sequence[Model], *, max_prompt_chars: int
-) -> tuple[Model, Generation]:
-    """The model asked for and everything its roles must know, each field either given or the default.
+    given: Mapping[str, Any], models: Sequence[Model], *, max_prompt_chars: int, max_timeout: float
+) -> VideoRequest:
+    """The request with each of the fields ``VIDEO`` either as given or the default. ``max_timeout`` is in
+    seconds.
 
     Raises:
         ApiError: 404 for an unknown model, else 400 naming the field.
     """
-    given = parse_fields(raw)
     model = _model(given, models)
     width, height = _size(given, model)
     fps = given.get("fps", model.defaults.fps)
     generation = Generation(
-        prompt=_prompt(given, max_prompt_chars),
+        prompt=checked_prompt(given, max_prompt_chars),
         negative_prompt=_negative_prompt(given, model, max_prompt_chars),
         width=width,
         height=height,
@@ -43,7 +54,7 @@ def parse_request(
         raise invalid(
             "num_inference_steps", f"num_inference_steps {steps} is not from 1 to {model.max_steps}"
         )
-    return model, generation
+    return VideoRequest(model, generation, given.get("priority", 0), _timeout(given, max_timeout))
 
 
 def find_model(name: str, models: Sequence[Model]) -> Model:
@@ -69,7 +80,15 @@ def _model(given: Mapping[str, Any], models: Sequence[Model]) -> Model:
     return models[0]
 
 
-def _prompt(given: Mapping[str, Any], limit: int) -> str:
+def _timeout(given: Mapping[str, Any], limit: float) -> float | None:
+    timeout: float | None = given.get("timeout")
+    if timeout is not None and timeout > limit:
+        raise invalid("timeout", f"timeout {timeout:g} is more than the {limit:g} seconds of this server")
+    return timeout
+
+
+def checked_prompt(given: Mapping[str, Any], limit: int) -> str:
+    """Raises ApiError: 400 for none or one of more than ``limit`` characters."""
     prompt: str = given.get("prompt", "")
     if not prompt.strip():
         raise invalid("prompt", "prompt is missing or empty")

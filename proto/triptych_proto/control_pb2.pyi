@@ -54,6 +54,8 @@ class Command(_message.Message):
     CANCEL_FIELD_NUMBER: _builtins.int
     RELEASE_FIELD_NUMBER: _builtins.int
     DRAIN_FIELD_NUMBER: _builtins.int
+    ADOPT_FIELD_NUMBER: _builtins.int
+    ACCEPT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def run(self) -> Global___Run: ...
     @_builtins.property
@@ -62,6 +64,10 @@ class Command(_message.Message):
     def release(self) -> Global___Release: ...
     @_builtins.property
     def drain(self) -> Global___Drain: ...
+    @_builtins.property
+    def adopt(self) -> Global___Adopt: ...
+    @_builtins.property
+    def accept(self) -> Global___Accept: ...
     def __init__(
         self,
         *,
@@ -69,12 +75,14 @@ class Command(_message.Message):
         cancel: Global___Cancel | None = ...,
         release: Global___Release | None = ...,
         drain: Global___Drain | None = ...,
+        adopt: Global___Adopt | None = ...,
+        accept: Global___Accept | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "release", b"release", "run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accept", b"accept", "adopt", b"adopt", "cancel", b"cancel", "command", b"command", "drain", b"drain", "release", b"release", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "command", b"command", "drain", b"drain", "release", b"release", "run", b"run"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accept", b"accept", "adopt", b"adopt", "cancel", b"cancel", "command", b"command", "drain", b"drain", "release", b"release", "run", b"run"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["run", "cancel", "release", "drain"]  # noqa: Y015
+    _WhichOneofReturnType_command: _TypeAlias = _typing.Literal["run", "cancel", "release", "drain", "adopt", "accept"]  # noqa: Y015
     _WhichOneofArgType_command: _TypeAlias = _typing.Literal["command", b"command"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_command) -> _WhichOneofReturnType_command | None: ...
 
@@ -111,6 +119,8 @@ class Event(_message.Message):
     DONE_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
     STATS_FIELD_NUMBER: _builtins.int
+    ORPHANS_FIELD_NUMBER: _builtins.int
+    PLACES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -125,6 +135,10 @@ class Event(_message.Message):
     def failed(self) -> Global___Failed: ...
     @_builtins.property
     def stats(self) -> Global___Stats: ...
+    @_builtins.property
+    def orphans(self) -> Global___Orphans: ...
+    @_builtins.property
+    def places(self) -> Global___Places: ...
     def __init__(
         self,
         *,
@@ -135,12 +149,14 @@ class Event(_message.Message):
         done: Global___Done | None = ...,
         failed: Global___Failed | None = ...,
         stats: Global___Stats | None = ...,
+        orphans: Global___Orphans | None = ...,
+        places: Global___Places | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "done", b"done", "event", b"event", "failed", b"failed", "hello", b"hello", "input_ready", b"input_ready", "progress", b"progress", "stats", b"stats"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "done", b"done", "event", b"event", "failed", b"failed", "hello", b"hello", "input_ready", b"input_ready", "orphans", b"orphans", "places", b"places", "progress", b"progress", "stats", b"stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "done", b"done", "event", b"event", "failed", b"failed", "hello", b"hello", "input_ready", b"input_ready", "progress", b"progress", "stats", b"stats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "done", b"done", "event", b"event", "failed", b"failed", "hello", b"hello", "input_ready", b"input_ready", "orphans", b"orphans", "places", b"places", "progress", b"progress", "stats", b"stats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "accepted", "input_ready", "progress", "done", "failed", "stats"]  # noqa: Y015
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["hello", "accepted", "input_ready", "progress", "done", "failed", "stats", "orphans", "places"]  # noqa: Y015
     _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
 
@@ -157,26 +173,24 @@ class Hello(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     CAPACITY_FIELD_NUMBER: _builtins.int
     ENDPOINTS_FIELD_NUMBER: _builtins.int
-    RUNNING_FIELD_NUMBER: _builtins.int
-    HELD_FIELD_NUMBER: _builtins.int
+    ORPHANS_FIELD_NUMBER: _builtins.int
     POOLS_FIELD_NUMBER: _builtins.int
+    LARGEST_OUTPUT_BYTES_FIELD_NUMBER: _builtins.int
     role: _builtins.str
     """"encoder", "denoiser" or "decoder" """
     incarnation: _builtins.str
     """16 hex digits, new at every start of the process"""
     capacity: _builtins.int
     """tasks it takes at once: one that computes and those it prefetches for"""
+    largest_output_bytes: _builtins.int
+    """of any request it admits"""
     @_builtins.property
     def model(self) -> Global___Model: ...
     @_builtins.property
     def endpoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___TransferEndpoint]: ...
     @_builtins.property
-    def running(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """task ids it has taken and not finished"""
-
-    @_builtins.property
-    def held(self) -> _containers.RepeatedCompositeFieldContainer[Global___Done]:
-        """finished tasks whose Done no one has released yet"""
+    def orphans(self) -> Global___Orphans:
+        """what earlier streams have left here"""
 
     @_builtins.property
     def pools(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pool]: ...
@@ -188,17 +202,41 @@ class Hello(_message.Message):
         model: Global___Model | None = ...,
         capacity: _builtins.int = ...,
         endpoints: _abc.Iterable[Global___TransferEndpoint] | None = ...,
-        running: _abc.Iterable[_builtins.str] | None = ...,
-        held: _abc.Iterable[Global___Done] | None = ...,
+        orphans: Global___Orphans | None = ...,
         pools: _abc.Iterable[Global___Pool] | None = ...,
+        largest_output_bytes: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "orphans", b"orphans"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "endpoints", b"endpoints", "held", b"held", "incarnation", b"incarnation", "model", b"model", "pools", b"pools", "role", b"role", "running", b"running"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "endpoints", b"endpoints", "incarnation", b"incarnation", "largest_output_bytes", b"largest_output_bytes", "model", b"model", "orphans", b"orphans", "pools", b"pools", "role", b"role"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Hello: _TypeAlias = Hello  # noqa: Y015
+
+@_typing.final
+class Orphans(_message.Message):
+    """Work and outputs whose stream has ended. They go on and are held for a time, for whoever owns their jobs
+    to adopt. Sent in Hello, and to those attached when another's stream ends.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Orphans: _TypeAlias = Orphans  # noqa: Y015
 
 @_typing.final
 class Model(_message.Message):
@@ -356,6 +394,28 @@ class Stats(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Stats: _TypeAlias = Stats  # noqa: Y015
+
+@_typing.final
+class Places(_message.Message):
+    """Sent when it changes."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TAKEN_BY_OTHERS_FIELD_NUMBER: _builtins.int
+    taken_by_others: _builtins.int
+    """places of this role that tasks of other streams, or of none, take up"""
+    def __init__(
+        self,
+        *,
+        taken_by_others: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["taken_by_others", b"taken_by_others"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Places: _TypeAlias = Places  # noqa: Y015
 
 @_typing.final
 class Choice(_message.Message):
@@ -622,6 +682,54 @@ class Release(_message.Message):
 Global___Release: _TypeAlias = Release  # noqa: Y015
 
 @_typing.final
+class Adopt(_message.Message):
+    """This stream's orchestrator owns the jobs of these orphans and hears of them from now on: at once what it
+    has missed (InputReady, Done), or Failed for one that is gone.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Adopt: _TypeAlias = Adopt  # noqa: Y015
+
+@_typing.final
+class Accept(_message.Message):
+    """The results of these tasks are recorded: the role forgets them and leaves their media files where they are.
+    (Release of such a task removes its file.)
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TASK_IDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def task_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        task_ids: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["task_ids", b"task_ids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Accept: _TypeAlias = Accept  # noqa: Y015
+
+@_typing.final
 class Drain(_message.Message):
     """Take no new task; finish those taken."""
 
@@ -825,6 +933,10 @@ class Failed(_message.Message):
         CANCELLED: Failed._Reason.ValueType  # 3
         OUTPUT_STORE: Failed._Reason.ValueType  # 4
         """the media file could not be written"""
+        REFUSED: Failed._Reason.ValueType  # 5
+        """not taken or handed back: draining, no place, no room in a pool. Nobody's fault"""
+        GONE: Failed._Reason.ValueType  # 6
+        """an orphan to be adopted that is here no more"""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper): ...
     INTERNAL: Failed.Reason.ValueType  # 0
@@ -836,6 +948,10 @@ class Failed(_message.Message):
     CANCELLED: Failed.Reason.ValueType  # 3
     OUTPUT_STORE: Failed.Reason.ValueType  # 4
     """the media file could not be written"""
+    REFUSED: Failed.Reason.ValueType  # 5
+    """not taken or handed back: draining, no place, no room in a pool. Nobody's fault"""
+    GONE: Failed.Reason.ValueType  # 6
+    """an orphan to be adopted that is here no more"""
 
     TASK_ID_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -13,7 +14,7 @@ from types import TracebackType
 import av
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
 
 QUEUE_CHUNKS = 4  # not yet encoded; then write() waits
 
@@ -53,7 +54,7 @@ class Mp4Writer:
         if rate <= 0:
             raise ValueError(f"fps is {fps}, expected more than 0")
         self._path = path
-        self._part = path.with_name(path.name + ".part")
+        self._part = part_path(path)
         self._shape = (height, width, 3)
         self._padding = ((0, 0), (0, height % 2), (0, width % 2), (0, 0))
         self._rate = rate
@@ -61,11 +62,8 @@ class Mp4Writer:
         self._error: Exception | None = None
         self._closed = False
         self._aborted = threading.Event()
+        self._reformatter = VideoReformatter()  # a frame's own would be set up anew for each
         self._chunks: queue.Queue[np.ndarray | None] = queue.Queue(QUEUE_CHUNKS)
-        try:
-            self._part.touch()  # libav opens it with the first frame: too late to refuse
-        except OSError as error:
-            raise MediaError(f"{path}: {error}") from error
         # "file:" lest a colon in the path be taken for a protocol.
         self._container = av.open(f"file:{self._part}", "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream(
@@ -80,6 +78,12 @@ class Mp4Writer:
         codec.colorspace = Colorspace.ITU709
         codec.color_primaries = ColorPrimaries.BT709
         codec.color_trc = ColorTrc.BT709
+        try:
+            # libav opens it with the first frame: too late to refuse. This descriptor also hears of what
+            # goes wrong when the system writes back later, which one opened afterwards may not.
+            self._file = self._part.open("wb")
+        except OSError as error:
+            raise MediaError(f"{path}: {error}") from error
         self._thread = threading.Thread(target=self._encode_chunks, name="mp4", daemon=True)
         self._thread.start()
 
@@ -100,18 +104,22 @@ class Mp4Writer:
     def finish(self) -> MediaFacts:
         """Waits until the file is complete and on the disk. MediaError if not; then nothing is left of it."""
         self._join()
+        written = self._part
         try:
             if self._num_frames == 0:
                 raise MediaError(f"{self._path}: no frames were written")
             self._raise_error()
             try:
-                size = _synced(self._part)
+                with self._file:
+                    os.fsync(self._file.fileno())
+                    size = os.fstat(self._file.fileno()).st_size
                 os.replace(self._part, self._path)
-                _synced(self._path.parent)
+                written = self._path
+                _sync_folder(self._path.parent)
             except OSError as error:
                 raise MediaError(f"{self._path}: {error}") from error
         except MediaError:
-            self._remove_part()
+            self._remove(written)
             raise
         return MediaFacts(size, self._stream.width, self._stream.height, self._num_frames, float(self._rate))
 
@@ -120,7 +128,7 @@ class Mp4Writer:
         if not self._closed:
             self._aborted.set()
             self._join()
-            self._remove_part()
+            self._remove(self._part)
 
     def __enter__(self) -> Mp4Writer:
         return self
@@ -139,11 +147,12 @@ class Mp4Writer:
         if self._error is not None:
             raise MediaError(f"{self._path}: {self._error}") from self._error
 
-    def _remove_part(self) -> None:
+    def _remove(self, path: Path) -> None:
         try:
-            self._part.unlink(missing_ok=True)
+            with closing(self._file):
+                path.unlink(missing_ok=True)
         except OSError as error:
-            raise MediaError(f"{self._part}: {error}") from error
+            raise MediaError(f"{path}: {error}") from error
 
     # ---- the encoding thread
 
@@ -162,8 +171,11 @@ class Mp4Writer:
         self._close(flush=index > 0 and self._error is None and not self._aborted.is_set())
 
     def _encode(self, pixels: np.ndarray, index: int) -> None:
-        frame = VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
+        frame = self._reformatter.reformat(
+            VideoFrame.from_ndarray(pixels, format="rgb24"),
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
         )
         frame.pts = index
         frame.time_base = 1 / self._rate
@@ -178,11 +190,15 @@ class Mp4Writer:
             self._error = self._error or error
 
 
-def _synced(path: Path) -> int:
-    """Forces a file or folder onto the disk; returns its size."""
+def part_path(path: Path) -> Path:
+    """Where ``path`` lies until it is whole."""
+    return path.with_name(path.name + ".part")
+
+
+def _sync_folder(path: Path) -> None:
+    """Forces the names in a folder onto the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
-        return os.fstat(descriptor).st_size
     finally:
         os.close(descriptor)

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from services.model import state
-from services.model.base import Control, InvalidRequest, Limits, Value
+from services.model.base import Control, Limits, Value
 from services.model.families import Family, Shape
+from services.model.request import check_request
 from services.model.split import ROLES, cut_after
 from services.model.steps import StepHook
 from services.model.streaming import to_uint8
@@ -114,29 +115,6 @@ class ModularRole:
         if self._arriving is not None:
             state.check_received(self._role, self._arriving, inputs)
         return state.open_state(generation, inputs, self._asked, self._device, self._casts)
-
-
-def check_request(facts: Model, generation: Generation) -> None:
-    """InvalidRequest names the field that this model cannot serve."""
-    for name in ("width", "height", "num_frames", "num_inference_steps"):
-        if getattr(generation, name) < 1:
-            raise InvalidRequest(f"{name} is 0, expected at least 1")
-    for name in ("width", "height"):
-        if getattr(generation, name) % facts.spatial_multiple:
-            value = getattr(generation, name)
-            raise InvalidRequest(f"{name} is {value}, expected a multiple of {facts.spatial_multiple}")
-    if (generation.num_frames - 1) % facts.temporal_multiple:
-        found, multiple = generation.num_frames, facts.temporal_multiple
-        raise InvalidRequest(f"num_frames is {found}, expected a multiple of {multiple} plus 1")
-    if not math.isfinite(generation.guidance_scale):
-        raise InvalidRequest(f"guidance_scale is {generation.guidance_scale}, expected a number")
-    for name, value, most in (
-        ("width * height", generation.width * generation.height, facts.max_pixels),
-        ("num_frames", generation.num_frames, facts.max_frames),
-        ("num_inference_steps", generation.num_inference_steps, facts.max_steps),
-    ):
-        if value > most:
-            raise InvalidRequest(f"{name} is {value}, expected at most {most}")
 
 
 def _nbytes(shape: Shape, itemsize: int) -> int:

@@ -6,8 +6,10 @@ that arrived wrong, or at the wrong place, shows in the video.
 
 from __future__ import annotations
 
+import os
+import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,25 +18,35 @@ import torch
 import xxhash
 
 from services.model.base import Control, Limits, ModelError, Value
+from services.model.request import check_request
 from services.model_source import EMULATED
 from services.role import Role
 from triptych_proto.control_pb2 import Generation, Model
 
+STAGES = {Role.ENCODER: "encode", Role.DENOISER: "denoise", Role.DECODER: "decode"}
+FATAL = "fatal"
+
 
 @dataclass(frozen=True)
 class Emulation:
-    """Seconds each stage takes and payload bytes it hands on."""
+    """Seconds each stage takes, payload bytes it hands on, and which stage prompts can kill."""
 
     encode: float = 0.0
     denoise: float = 0.0
     decode: float = 0.0
     embeddings: int = 4096
     latents: int = 4096
+    fatal: str = ""  # a stage: with the word "fatal" in its prompt it ends its process
 
     @staticmethod
     def parse(model: str) -> Emulation:
-        """``emulated:encode=0.1,latents=8388608``; ModelError names what is wrong."""
-        known = {"encode": float, "denoise": float, "decode": float, "embeddings": int, "latents": int}
+        """``emulated:encode=0.1,latents=8388608,fatal=denoise``; ModelError names what is wrong."""
+        known: dict[str, Callable[[str], Any]] = {
+            **dict.fromkeys(STAGES.values(), float),
+            "embeddings": int,
+            "latents": int,
+            "fatal": _stage,
+        }
         given: dict[str, Any] = {}
         for part in filter(None, model[len(EMULATED) :].split(",")):
             key, _, value = part.partition("=")
@@ -42,7 +54,8 @@ class Emulation:
                 given[key] = known[key](value)
             except (KeyError, ValueError):
                 raise ModelError(
-                    f"{model}: expected KEY=NUMBER with one of {', '.join(known)}, found {part!r}"
+                    f"{model}: expected KEY=NUMBER with one of {', '.join(known)} (of fatal the name of a"
+                    f" stage), found {part!r}"
                 ) from None
         return Emulation(**given)
 
@@ -84,6 +97,8 @@ class EmulatedModel:
         return self._bytes_out[self._role]
 
     def run(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> dict[str, Value]:
+        check_request(self.facts, generation)
+        self._die_of(generation)
         if self._role is Role.ENCODER:
             time.sleep(self._emulation.encode)
             key = _digest(generation.prompt.encode(), generation.negative_prompt.encode())
@@ -101,12 +116,19 @@ class EmulatedModel:
     def frames(
         self, generation: Generation, inputs: Mapping[str, Value], control: Control
     ) -> Iterator[np.ndarray]:
+        check_request(self.facts, generation)
+        self._die_of(generation)
         key = _digest(_bytes(inputs["latents"]))
         for index in range(generation.num_frames):
             control.raise_if_cancelled()
             time.sleep(self._emulation.decode / generation.num_frames)
             colour = np.frombuffer(_digest(key, bytes([index % 256])), np.uint8)[:3]
             yield np.broadcast_to(colour, (1, generation.height, generation.width, 3)).copy()
+
+    def _die_of(self, generation: Generation) -> None:
+        """A request that takes its process along, as one that needs more memory than there is."""
+        if self._emulation.fatal == STAGES[self._role] and FATAL in generation.prompt.split():
+            os.kill(os.getpid(), signal.SIGKILL)
 
     @property
     def _bytes_out(self) -> dict[Role, int]:
@@ -115,6 +137,12 @@ class EmulatedModel:
             Role.DENOISER: self._emulation.latents,
             Role.DECODER: 0,
         }
+
+
+def _stage(name: str) -> str:
+    if name not in STAGES.values():
+        raise ValueError(name)
+    return name
 
 
 def _digest(*parts: bytes | memoryview) -> bytes:

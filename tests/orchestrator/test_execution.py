@@ -28,6 +28,7 @@ class AnyInterleaving(RuleBasedStateMachine):
     def begin(self, graph: Graph) -> None:
         self.execution: Execution[int, str] = Execution("job", graph, "e")
         self.next_instance = 3
+        self.lives = 1
         self.live = {0, 1, 2}
         self.held: dict[str, int] = {}  # task id -> instance, as the instances themselves know it
         self.apply(self.execution.start())
@@ -71,6 +72,36 @@ class AnyInterleaving(RuleBasedStateMachine):
         run = data.draw(st.sampled_from(self.runs(State.RUNNING)))
         unread = [] if run.has_inputs else [self.execution.runs[name].task_id for name in run.stage.inputs]
         self.apply(self.execution.failed(run.task_id, unread if lost else []))
+
+    @precondition(lambda self: self.runs(State.RUNNING))
+    @rule(data=st.data())
+    def hand_back(self, data: st.DataObject) -> None:
+        run = data.draw(st.sampled_from(self.runs(State.RUNNING)))
+        tries = run.tries
+        self.apply(self.execution.handed_back(run.task_id))
+        assert run.tries == tries
+
+    @rule(data=st.data())
+    def restart_the_orchestrator(self, data: st.DataObject) -> None:
+        """Instances offer what they run and hold, in any order; some of it is of no use any more."""
+        running = {run.task_id: run for run in self.runs(State.RUNNING)}
+        orphans = data.draw(st.permutations(sorted(running.keys() | self.held.keys())))
+        self.lives += 1
+        self.execution = Execution("job", self.execution.graph, f"e{self.lives}")
+        self.apply(self.execution.start())
+        for task_id in orphans:
+            run = running.get(task_id)
+            instance = self.held[task_id] if run is None else run.instance
+            assert instance is not None
+            effects = self.execution.adopt(instance, task_id)
+            if effects is None:
+                self.held.pop(task_id, None)
+                continue
+            self.apply(effects)
+            if run is not None and run.has_inputs:
+                self.apply(self.execution.inputs_read(task_id))
+            if run is None:
+                self.apply(self.execution.done(instance, task_id, task_id))
 
     @rule(data=st.data())
     def kill(self, data: st.DataObject) -> None:
@@ -134,3 +165,53 @@ def test_an_output_that_was_released_is_made_again_when_its_consumer_dies() -> N
     effects = execution.instance_lost("D")
     assert [run.stage.name for run in effects.ready] == ["encode"]
     assert denoise.state is State.WAITING
+
+
+def test_after_a_restart_what_still_runs_is_adopted_and_not_repeated() -> None:
+    before: Execution[str, str] = Execution("job", GENERATION, "e1")
+    (encode,) = before.start().ready
+    first = before.dispatch(encode, "E")
+    (denoise,) = before.done("E", first, "embeddings").ready
+    second = before.dispatch(denoise, "D")
+
+    after: Execution[str, str] = Execution("job", GENERATION, "e2")
+    after.start()
+    effects = after.adopt("D", second)
+    assert effects is not None and effects.ready == []
+    assert after.runs["encode"].state is State.WAITING, "nobody needs it again"
+    assert after.adopt("E", first) is not None
+    after.done("E", first, "embeddings")
+    assert after.inputs_read(second).release == [("E", first)]
+    (decode,) = after.done("D", second, "latents").ready
+    assert after.dispatch(decode, "V") == "job/decode/e2-1"
+
+
+def test_an_orphan_that_was_made_again_already_is_refused() -> None:
+    execution: Execution[str, str] = Execution("job", GENERATION, "e2")
+    (encode,) = execution.start().ready
+    execution.dispatch(encode, "E")
+    assert execution.adopt("F", "job/encode/e1-1") is None
+    assert execution.adopt("F", "job/nonsense/e1-1") is None
+
+
+def test_attempts_go_on_counting_after_an_adoption() -> None:
+    execution: Execution[str, str] = Execution("job", GENERATION, "e2")
+    execution.start()
+    execution.adopt("E", "job/encode/e1-3")
+    (encode,) = execution.failed("job/encode/e1-3", []).ready
+    assert execution.dispatch(encode, "E") == "job/encode/e2-4"
+    assert encode.tries == 1
+
+
+def test_an_instance_that_was_cut_off_for_a_moment_goes_on_and_is_not_blamed() -> None:
+    execution: Execution[str, str] = Execution("job", GENERATION)
+    (encode,) = execution.start().ready
+    task = execution.dispatch(encode, "E")
+    execution.instance_lost("E")
+    assert (encode.tries, encode.losses) == (1, 1)
+    assert execution.adopt("E again", task) is not None
+    assert (encode.tries, encode.losses, encode.state) == (0, 0, State.RUNNING)
+    execution.done("E again", task, "embeddings")
+    execution.instance_lost("E again")
+    assert execution.adopt("E once more", task) is not None, "an output that was held all along"
+    assert (encode.tries, encode.losses) == (0, 0)

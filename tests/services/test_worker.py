@@ -47,10 +47,16 @@ class ScriptedStage:
             control.raise_if_cancelled()
             control.progress(step + 1, generation.num_inference_steps)
         total = sum(t.sum().item() for t in inputs.values() if isinstance(t, torch.Tensor))
-        return Product(values={"sum": torch.full((1000,), total)})
+        return Product(task_id, values={"sum": torch.full((1000,), total)})
 
     def discard(self, product: Product) -> None:
         self.discarded += 1
+
+    def accept(self, product: Product) -> None:
+        """There is nothing but the slot."""
+
+    def recover(self) -> list[Product]:
+        return []
 
 
 class Bench:
@@ -65,6 +71,7 @@ class Bench:
         self.producer = producer
         self.session = Session()
         self.events: list[Event] = []
+        self.orphans = worker.attach(self.session)
         self.listening = asyncio.create_task(self.listen())
 
     async def listen(self) -> None:
@@ -91,6 +98,12 @@ class Bench:
         found = self.find(task_id)
         assert found is not None
         return found
+
+    def another_session(self) -> Session:
+        """Of a second orchestrator, or of the next life of the first; its events are read by `heard`."""
+        session = Session()
+        self.orphans = self.worker.attach(session)
+        return session
 
     def find(self, task_id: str) -> Done | Failed | None:
         for event in self.events:
@@ -186,15 +199,92 @@ async def test_a_task_cancelled_before_it_began(bench: Bench) -> None:
     assert isinstance(failed, Failed) and failed.reason == Failed.CANCELLED
 
 
-async def test_outputs_outlive_the_stream_and_are_adopted_by_the_next(bench: Bench) -> None:
+def heard(session: Session) -> list[str]:
+    """The kinds of the events that wait to be sent."""
+    return [str(event.WhichOneof("event")) for event in session._events]
+
+
+async def test_outputs_outlive_the_stream_and_go_in_the_end(bench: Bench) -> None:
     bench.run("t")
     await bench.outcome("t")
     bench.worker.detach(bench.session)
-    session = Session()
-    running, held = bench.worker.attach(session)
-    assert running == [] and [done.task_id for done in held] == ["t"]
+    session = bench.another_session()
+    assert bench.orphans == ["t"]
     bench.worker.detach(session)
     await until(lambda: not bench.worker.outputs)
+
+
+async def test_an_output_is_adopted_and_its_done_comes_again(bench: Bench) -> None:
+    bench.run("t")
+    first = await bench.outcome("t")
+    bench.worker.detach(bench.session)
+    session = bench.another_session()
+    bench.worker.adopt(["t"], session)
+    (event,) = session._events
+    assert event.done == first
+    bench.worker.adopt(["t", "never seen"], session)
+    assert heard(session) == ["done", "failed", "failed"], "each is adopted once"
+    assert all(event.failed.reason == Failed.GONE for event in list(session._events)[1:])
+    bench.worker._release_orphans()
+    assert list(bench.worker.outputs) == ["t"]
+
+
+async def test_a_running_task_is_adopted_with_what_was_missed(bench: Bench) -> None:
+    source, held = await bench.input()
+    bench.run("blocking", "wait at the gate")
+    bench.run("t", inputs=[source])
+    await until(lambda: bench.worker.tasks["t"].input_ready is not None)
+    bench.worker.detach(bench.session)
+    session = bench.another_session()
+    assert bench.orphans == ["blocking", "t"]
+    assert heard(session) == ["places"] and session._events[0].places.taken_by_others == 2
+    bench.worker.adopt(["t"], session)
+    bench.stage.gate.set()
+    await until(lambda: not bench.worker.tasks)
+    kinds = [kind for kind in heard(session) if kind not in ("places", "progress")]
+    assert kinds == ["input_ready", "done"]
+    assert session._events[-1].places.taken_by_others == 0
+    held.release()
+
+
+async def test_others_hear_of_orphans_when_a_stream_ends(bench: Bench) -> None:
+    bench.run("t", "wait at the gate")
+    session = bench.another_session()
+    assert bench.orphans == [] and heard(session) == ["places"]
+    bench.worker.detach(bench.session)
+    assert heard(session) == ["places", "orphans"]
+    assert list(session._events[-1].orphans.task_ids) == ["t"]
+    bench.stage.gate.set()
+    await until(lambda: not bench.worker.tasks)
+
+
+async def test_a_pool_that_stays_full_is_nobodys_fault(bench: Bench) -> None:
+    filler = await bench.endpoint.put({"x": torch.zeros(POOL // 4 - 1000)}, timeout=1.0)
+    bench.run("t")
+    failed = await bench.outcome("t")
+    assert isinstance(failed, Failed) and failed.reason == Failed.REFUSED and "outbox" in failed.message
+    filler.release()
+
+
+async def test_draining_hands_back_what_has_not_begun_and_finishes_the_rest(bench: Bench) -> None:
+    source, held = await bench.input()
+    bench.run("computing", "wait at the gate")
+    bench.run("read", inputs=[source])
+    bench.run("waiting")
+    await until(lambda: bench.worker.tasks["read"].input_ready is not None)
+    await until(lambda: bench.worker.tasks["computing"].computing)
+    bench.worker.drain()
+    handed_back = await bench.outcome("waiting")
+    assert isinstance(handed_back, Failed) and handed_back.reason == Failed.REFUSED
+    bench.run("late")
+    assert isinstance(await bench.outcome("late"), Failed)
+    bench.stage.gate.set()
+    for task in ("computing", "read"):
+        assert isinstance(await bench.outcome(task), Done)
+    assert not bench.worker.idle.is_set(), "their outputs are to be fetched"
+    bench.worker.release(["computing", "read"])
+    assert bench.worker.idle.is_set()
+    held.release()
 
 
 async def test_all_slots_come_back_after_any_mix(bench: Bench) -> None:

@@ -55,7 +55,7 @@ class Producer(Driven):
         self.do("release", source.location.generation)
 
     def recycle(self, source: Source) -> Source:
-        """Puts the complement of the bytes into the same slot, under the next generation."""
+        """Releases the slot; the complement of its bytes then is in the same, or another if it is read."""
         return self._source(self.do("recycle", source.location.generation))
 
     def corrupt(self, source: Source, byte: int) -> None:
@@ -94,11 +94,10 @@ def serve(commands: Iterable[str], engine: Engine) -> None:
             case ["recycle", generation]:
                 lease = leases.pop(generation)
                 lease.release()
-                again = asyncio.run(pool.acquire(lease.payload.nbytes, 0))
-                assert again.offset == lease.offset
+                again = asyncio.run(pool.acquire(lease.payload.nbytes, 30))
                 leases[again.generation] = again
-                payload = np.frombuffer(again.payload, np.uint8)
-                np.invert(payload, out=payload)  # at once, while readers may still be at it
+                # At once, while readers may still be at it.
+                np.invert(np.frombuffer(lease.payload, np.uint8), out=np.frombuffer(again.payload, np.uint8))
                 say(encoded(again.publish(b"{}", memory.checksum(again.payload))))
             case ["corrupt", byte]:
                 arena.memory[byte] ^= 0xFF

@@ -9,9 +9,10 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 import torch
+import xxhash
 
 from tests.transfer.producer import Producer
-from transfer.endpoint import Held, Received, TransferEndpoint
+from transfer.endpoint import HASH_ASIDE_BYTES, Held, Received, TransferEndpoint
 from transfer.engines.base import EngineAddress
 from transfer.errors import ManifestError, PeerUnreachable, PoolFull, SlotGone, TooLarge, TransferError
 from transfer.manifest import Value
@@ -88,6 +89,44 @@ async def test_round_trip(producer: TransferEndpoint, consumer: TransferEndpoint
     assert torch.equal(received.values["mask"], latents.transpose(0, 1) > 0)  # type: ignore[arg-type]
     assert (received.values["scale"], received.values["shape"]) == (0.1, (1, [None]))
     received.release()
+
+
+@pytest.mark.parametrize(("engines", "hashed"), [(("shm",), False), (("shm", "zmq"), True)])
+async def test_nobody_hashes_what_no_reader_checks(engines: tuple[str, ...], hashed: bool) -> None:
+    tensor = torch.ones(HASH_ASIDE_BYTES, dtype=torch.uint8)
+    producer = await TransferEndpoint.start(PRODUCER, LIFE, 16 << 20, 1, engines)
+    consumer = await TransferEndpoint.start(CONSUMER, secrets.token_hex(8), 1, 8 << 20)
+    assert {address.engine for address in producer.addresses} == set(engines)  # no way round the checks
+    for nbytes in (100, HASH_ASIDE_BYTES):
+        held = await producer.put({"x": tensor[:nbytes]}, 1)
+        expected = xxhash.xxh3_64_intdigest(tensor[:nbytes].numpy().data)
+        assert held.location.checksum == (expected if hashed else 0)
+        received = await fetch(consumer, producer, held)
+        assert received.engine == "shm"
+        assert torch.equal(received.values["x"], tensor[:nbytes])  # type: ignore[arg-type]
+        received.release()
+        held.release()
+    await producer.close()
+    await consumer.close()
+
+
+@pytest.mark.parametrize("shared", ["put", "fetched"])
+async def test_each_user_releases(
+    producer: TransferEndpoint, consumer: TransferEndpoint, shared: str
+) -> None:
+    held = await producer.put({"x": torch.ones(100)}, 1)
+    received = await fetch(consumer, producer, held)
+    one, other = (held, received) if shared == "put" else (received, held)
+    pool = producer.pools[0] if shared == "put" else consumer.pools[1]
+    one.retain()
+    one.release()
+    assert pool.stats().slots_in_use == 1
+    assert torch.equal(received.values["x"], torch.ones(100))  # type: ignore[arg-type]
+    one.release()
+    assert pool.stats().slots_in_use == 0
+    with pytest.raises(RuntimeError, match="released before"):
+        one.retain()
+    other.release()
 
 
 async def test_values_without_tensors(producer: TransferEndpoint, consumer: TransferEndpoint) -> None:

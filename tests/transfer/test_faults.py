@@ -21,7 +21,7 @@ from tests.transfer.relay import Relay
 from transfer.endpoint import TransferEndpoint
 from transfer.engines.base import Engine, Source
 from transfer.engines.zmq import CHUNK_BYTES, WINDOW
-from transfer.errors import Corrupt, PeerUnreachable, SlotGone, TransferError
+from transfer.errors import PeerUnreachable, SlotGone, TransferError
 from transfer.header import HEADER_BYTES, MAGIC
 from transfer.keys import TransferKeys
 from transfer.urls import EndpointURL
@@ -174,7 +174,9 @@ def test_recycled_at_any_moment_of_a_read(engine: Engine, raw: list[Producer]) -
             try:
                 assert reading.result() == contents[turn]
                 complete = True
-            except (SlotGone, Corrupt):
+            except (
+                SlotGone
+            ):  # never Corrupt: nobody writes where zmq reads, and shm looks at the header again
                 complete = False
             outcomes[complete] += 1
             delay *= 0.8 if complete else 1.25

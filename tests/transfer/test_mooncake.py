@@ -1,12 +1,15 @@
 """Mooncake's own traps: late bytes, peers that hang, lives at one address, what it refuses to start with."""
 
 import dataclasses
+import importlib
+import os
 import secrets
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,6 +32,7 @@ from transfer.urls import EndpointURL
 pytest.importorskip("mooncake")
 
 TRUSTED = MooncakeOptions(trusted_network=True)
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -191,8 +195,9 @@ def test_only_on_a_trusted_network() -> None:
 def test_options_that_cannot_be() -> None:
     with pytest.raises(ValueError, match="'infiniband': expected one of"):
         MooncakeOptions("infiniband", trusted_network=True)
-    with pytest.raises(ValueError, match="mlx5_0"):
-        MooncakeOptions("tcp", "mlx5_0", trusted_network=True)
+    for protocol in ("tcp", "nvlink"):
+        with pytest.raises(ValueError, match=f"mlx5_0.*{protocol}"):
+            MooncakeOptions(protocol, "mlx5_0", trusted_network=True)
     with pytest.raises(ValueError, match="advertise"):
         MooncakeEngine("1", "0.0.0.0", TRUSTED)
     with pytest.raises(OSError, match="IPv4"):
@@ -206,6 +211,42 @@ def test_rdma_never_falls_back_to_tcp() -> None:
     engine.close()
 
 
+def test_nvlink_never_falls_back_to_tcp(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = importlib.import_module("mooncake.engine")
+
+    def refusal() -> str:
+        engine = MooncakeEngine("1", "127.0.0.1", MooncakeOptions("nvlink", trusted_network=True))
+        with pytest.raises(OSError, match="protocol nvlink is not to be had") as refused:
+            engine.start({})
+        engine.close()
+        return str(refused.value)
+
+    for kind in ("INTRA_NVLINK", "MNNVL"):
+        monkeypatch.setattr(library, f"SUPPORT_{kind}", False, raising=False)
+    assert "mooncake-cu12" in refusal()
+    monkeypatch.setattr(library, "SUPPORT_INTRA_NVLINK", True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "no CUDA device" in refusal()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert "slots lie in host memory" in refusal()
+
+
+def test_the_environment_does_not_choose_the_transport() -> None:
+    """With what an environment may hold, a build with NVLink would take that instead."""
+    code = """if True:
+        import os
+        from transfer.engines.mooncake_setup import MooncakeOptions, initialize
+        engine = initialize("127.0.0.1", MooncakeOptions(trusted_network=True))
+        print([name for name in os.environ if "NVL" in name])
+    """
+    environment = {**os.environ, "MC_INTRANODE_NVLINK": "1", "MC_FORCE_MNNVL": "1"}
+    ended = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert ended.stdout.splitlines()[-1] == "[]"
+
+
 def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mooncake.engine", None)
     engine = MooncakeEngine("1", "127.0.0.1", TRUSTED)
@@ -215,7 +256,12 @@ def test_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"), [([], "--mooncake-trusted-network"), (["--rdma-device", "mlx5_0"], "mlx5_0")]
+    ("words", "reason"),
+    [
+        ([], "--mooncake-trusted-network"),
+        (["--rdma-device", "mlx5_0"], "mlx5_0"),
+        (["--mooncake-protocol", "nvlink"], "protocol nvlink is not to be had"),
+    ],
 )
 def test_a_role_says_why_it_does_not_start(words: list[str], reason: str) -> None:
     command = [sys.executable, "-m", "triptych", "encoder", "--model", "M", "--url", "grpc://127.0.0.1:1"]

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from transfer.endpoint import Held, Received, TransferEndpoint
 from transfer.errors import TransferError
+from transfer.header import HEADER_BYTES
 from transfer.urls import EndpointURL
 
 POOL_BYTES = 1 << 18
@@ -126,6 +127,45 @@ class EverySlotComesBack(RuleBasedStateMachine):
             return
         raise AssertionError("read a slot that was released")
 
+    @rule(pick=PICK, turns=st.integers(0, 6))
+    def release_while_it_is_read(self, pick: int, turns: int) -> None:
+        """The reader gets the right bytes or none, and the slot comes back when its last chunk has left."""
+        if not self.held:
+            return
+        index = pick % len(self.held)
+        work = self.fetch(index)
+        held, life, value = self.held.pop(index)
+
+        async def released() -> Received | BaseException:
+            task = asyncio.create_task(work)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if life == self.lives["producer"]:
+                held.release()
+            return (await asyncio.gather(task, return_exceptions=True))[0]
+
+        outcome = self.run(released())
+        if isinstance(outcome, Received):
+            assert all(x == value for x in outcome.values["x"].tolist())
+            self.received.append(outcome)
+        else:
+            assert isinstance(outcome, TransferError)
+
+    @rule(pick=PICK, owners=st.integers(1, 3))
+    def share(self, pick: int, owners: int) -> None:
+        """Several users of what was read: it goes with the last."""
+        if not self.received:
+            return
+        received = self.received.pop(pick % len(self.received))
+        before = self.ends["consumer"].pools[1].stats().slots_in_use
+        for _ in range(owners):
+            received.retain()
+        for _ in range(owners):
+            received.release()
+        assert self.ends["consumer"].pools[1].stats().slots_in_use == before
+        received.release()
+        assert self.ends["consumer"].pools[1].stats().slots_in_use == before - 1
+
     @rule(pick=PICK)
     def done_with(self, pick: int) -> None:
         if self.received:
@@ -160,10 +200,12 @@ class EverySlotComesBack(RuleBasedStateMachine):
         self.loop.close()
 
     async def quarantine_over(self) -> None:
-        """Slots of cancelled reads come back when their threads have ended."""
+        """Slots of cancelled reads come back when their threads have ended, pinned ones when all is sent."""
         for end in self.ends.values():
             await asyncio.gather(*end._at_work, return_exceptions=True)
         await asyncio.sleep(0)  # for what is called when they have ended
+        whole = await self.ends["producer"].pools[0].acquire(POOL_BYTES - HEADER_BYTES, 30)
+        whole.release()
 
 
 TestEverySlotComesBack = EverySlotComesBack.TestCase

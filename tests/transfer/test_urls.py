@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from transfer.urls import EndpointURL
+from transfer.urls import EndpointURL, is_loopback
 
 
 @pytest.mark.parametrize(
@@ -79,3 +79,10 @@ def test_ports_are_ordered_as_numbers() -> None:
 def test_a_url_without_a_port_has_the_default_one() -> None:
     assert EndpointURL.parse("grpc://Node-A/") == EndpointURL("node-a", 30100)
     assert EndpointURL.parse("grpc://[::1]") == EndpointURL.parse("grpc://[0:0::1]:30100")
+
+
+def test_loopback() -> None:
+    for host in ("localhost", "LOCALHOST", "127.0.0.1", "127.8.9.10", "::1", "[::1]"):
+        assert is_loopback(host), host
+    for host in ("", "0.0.0.0", "::", "[::]", "10.0.0.1", "node-a", "localhost.example.com"):
+        assert not is_loopback(host), host

@@ -49,6 +49,10 @@ class Engine(Protocol):
         """What peers need to reach this process; known once started."""
 
     @property
+    def checks_payload(self) -> bool:
+        """Whether readers compare the payload with its checksum; else nobody needs to take one."""
+
+    @property
     def scope(self) -> str:
         """Empty, or the scope outside of which the address means nothing."""
 

@@ -56,6 +56,7 @@ class MooncakeEngine:
     """Serves and reads slots with one Transfer Engine, as `Engine` says."""
 
     name = "mooncake"
+    checks_payload = True
     scope = ""
 
     def __init__(self, incarnation: str, host: str, options: MooncakeOptions) -> None:

@@ -3,7 +3,8 @@
 Peers hand out the descriptor of their arena over a Unix socket in the abstract namespace, which has
 no file and vanishes with its process. The socket stays open for as long as the mapping is of use: its
 end says that the peer is gone. The bytes never leave the machine's memory, so the header alone is
-checked, before and after the copy; a slot is invalidated before it is reused.
+checked, before and after the copy; a slot is invalidated before it is reused. Nobody can count readers in
+other processes, so slots are not pinned for them.
 """
 
 import contextlib
@@ -42,6 +43,7 @@ class ShmEngine:
     """Serves and reads arenas of processes of one user on one host, as `Engine` says."""
 
     name = "shm"
+    checks_payload = False
 
     def __init__(self, incarnation: str) -> None:
         self.address = f"@triptych-{incarnation}"
@@ -65,16 +67,17 @@ class ShmEngine:
         self._thread.start()
 
     def read(self, source: Source, into: memoryview, deadline: float) -> None:
-        arena = self._map(source, deadline)
         location = source.location
         start = location.offset + HEADER_BYTES
         end = start + location.length
-        if location.offset < 0 or location.length < 0 or end > arena.nbytes:
-            raise Corrupt(f"{source}: ends at byte {end} of an arena of {arena.nbytes}")
-        header = arena[location.offset : start]
-        source.check(bytes(header))
-        memory.copy(into, arena[start:end])
-        source.check(bytes(header))
+        # A view of our own that ends here: the traceback of an error must not keep the mapping alive.
+        with self._map(source, deadline)[:] as arena:
+            if location.offset < 0 or location.length < 0 or end > arena.nbytes:
+                raise Corrupt(f"{source}: ends at byte {end} of an arena of {arena.nbytes}")
+            with arena[location.offset : start] as header, arena[start:end] as payload:
+                source.check(bytes(header))
+                memory.copy(into, payload)
+                source.check(bytes(header))
 
     def close(self) -> None:
         if self._thread.is_alive():

@@ -1,8 +1,9 @@
 """ZeroMQ: reads slots over any TCP network, in chunks, so that no read holds up the others for long.
 
-The serving side checks each chunk against its live slots before it answers. The reader checks the
-header that comes with each chunk, and the checksum of the payload in its own copy. With transfer keys,
-peers must know each other and the bytes are encrypted.
+The serving side checks each chunk against its live slots before it answers, and pins the slot until
+libzmq, which sends from the arena itself, has let go of the chunk. The reader checks the header that comes
+with each chunk, and the checksum of the payload in its own copy. With transfer keys, peers must know each
+other and the bytes are encrypted.
 """
 
 import contextlib
@@ -12,6 +13,7 @@ import socket
 import struct
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Mapping
 
@@ -46,6 +48,7 @@ class ZmqEngine:
     """Serves and reads slots over TCP, as `Engine` says."""
 
     name = "zmq"
+    checks_payload = True
     scope = ""
 
     def __init__(
@@ -127,15 +130,16 @@ class ZmqEngine:
         if incarnation != self._incarnation:
             return _GONE, b"this is incarnation " + self._incarnation
         pool = self._pools.get(arena)
-        slot = pool.published.get(offset) if pool else None
-        if pool is None or slot is None or slot.generation != generation:
+        pin = pool.pin(offset, generation) if pool else None
+        if pin is None:
             return _GONE, b"generation %d is not there any more" % generation
-        if count > CHUNK_BYTES or start + count > slot.length:
-            return _GONE, b"the slot has %d bytes" % slot.length
-        first = offset + HEADER_BYTES + start
-        whole = pool.arena.memory
-        # Not copied: if the slot is reused before libzmq has sent it, the reader's checksum says so.
-        return _DATA, bytes(whole[offset : offset + HEADER_BYTES]), whole[first : first + count]
+        if count > CHUNK_BYTES or start + count > pin.payload.nbytes:
+            pin.release()
+            return _GONE, b"the slot has %d bytes" % pin.payload.nbytes
+        chunk = pin.payload[start : start + count]
+        # Not copied: libzmq holds the chunk until it has sent it or has given its reader up.
+        weakref.finalize(chunk, pin.release).atexit = False
+        return _DATA, bytes(pin.header), chunk
 
     def _take(self, source: Source) -> "_Connection":
         with self._lock:

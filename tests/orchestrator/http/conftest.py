@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import test_utils
@@ -13,8 +14,8 @@ from tests.orchestrator.http.service import MemoryService
 
 
 @pytest.fixture
-def service() -> MemoryService:
-    return MemoryService()
+def service(tmp_path: Path) -> MemoryService:
+    return MemoryService(tmp_path / "previews")
 
 
 @pytest.fixture

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
+from typing import Any
 
 import prometheus_client
 
 from orchestrator.http.errors import ApiError
-from orchestrator.jobs import Job, JobError, Phase, Status
+from orchestrator.jobs import Attempt, Job, JobError, Once, Pace, Status
+from orchestrator.previews import Previews
+from transfer.urls import EndpointURL
 from triptych_proto.control_pb2 import Generation, MediaFile, Model
 
 MODEL = Model(
@@ -33,13 +37,60 @@ MODEL = Model(
 )
 
 
+def peer(url: str, role: str) -> dict[str, object]:
+    """What the orchestrator says of a peer that is connected."""
+    return {
+        "url": url,
+        "role": role,
+        "state": "ready",
+        "incarnation": "11aa",
+        "model": MODEL.name,
+        "running": 1,
+        "queued": 2,
+        "pools": [
+            {"name": "outbox", "bytes": 64 << 20, "free_bytes": 48 << 20, "slots_in_use": 1},
+            {"name": "inbox", "bytes": 3 << 29, "free_bytes": 3 << 29, "slots_in_use": 0},
+        ],
+        "transfer": [],
+    }
+
+
+def attempt(stage: str, url: str, start: float, **values: Any) -> Attempt:
+    """One that was queued for half a second and ran for one."""
+    times = {
+        "queued_at": start,
+        "started_at": start + 0.5,
+        "inputs_at": start + 0.75,
+        "ended_at": start + 1.5,
+    }
+    return Attempt(
+        **{
+            "stage": stage,
+            "number": 1,
+            "url": url,
+            "incarnation": "11aa",
+            "outcome": "done",
+            **times,
+            **values,
+        }
+    )
+
+
 class MemoryService:
-    def __init__(self) -> None:
+    def __init__(self, previews: Path = Path("/dev/null/nowhere")) -> None:
+        self.previews = Previews(previews, 1 << 20, self.content_path, self.read_content)
+        self.waiting = 0  # for jobs to end
+        self.ends: dict[str, asyncio.Event] = {}
         self.registry = prometheus_client.CollectorRegistry()
         self.counter = prometheus_client.Counter("triptych_test", "Submitted.", registry=self.registry)
         self.served: list[Model] = [MODEL]
         self.table: dict[str, Job] = {}
         self.missing: list[str] = []
+        self.retention_seconds: float | None = None
+        self.stored_elsewhere: dict[str, Job] = {}  # what another orchestrator has put into the store
+        self.peers = {"grpc://127.0.0.1:1": peer("grpc://127.0.0.1:1", "encoder")}
+        self.announced: list[tuple[EndpointURL, str]] = []
+        self.peer_refusal = ""
         self.lookups = 0
         self.refusal: Exception | None = None
         self.path: Path | None = None  # None: content is read from "the decoder"
@@ -49,26 +100,74 @@ class MemoryService:
     def models(self) -> list[Model]:
         return self.served
 
-    async def submit(self, model: str, generation: Generation) -> Job:
+    async def submit(
+        self,
+        model: str,
+        generation: Generation,
+        *,
+        priority: int = 0,
+        timeout: float | None = None,
+        remixed_from: str | None = None,
+        once: Once | None = None,
+    ) -> Job:
         if self.refusal is not None:
             raise self.refusal
-        job = Job.new(model, generation)
+        job = Job.new(model, generation, priority, timeout)
+        job.remixed_from = remixed_from
+        if once is not None:
+            if earlier := await self.submitted(once.key):
+                return earlier
+            job.idempotency_key, job.request_hash = once.key, once.request
         self.table[job.id] = job
         self.counter.inc()
         return job
 
-    def job(self, job_id: str) -> Job | None:
-        self.lookups += 1
-        return self.table.get(job_id)
+    async def submitted(self, key: str) -> Job | None:
+        return next((job for job in self.table.values() if job.idempotency_key == key), None)
 
-    def jobs(self) -> list[Job]:
-        return list(self.table.values())
+    async def finished(self, job_id: str) -> Job | None:
+        while (job := self.table.get(job_id)) is not None and not job.status.final:
+            self.waiting += 1
+            try:
+                await self.ends.setdefault(job_id, asyncio.Event()).wait()
+            finally:
+                self.waiting -= 1
+        return job
+
+    async def find(self, job_id: str) -> Job | None:
+        self.lookups += 1
+        return self.table.get(job_id) or self.stored_elsewhere.get(job_id)
+
+    def page(self, after: str | None, limit: int, newest_first: bool) -> tuple[list[Job], bool]:
+        jobs = list(self.table.values())
+        if newest_first:
+            jobs.reverse()
+        if after is not None:
+            jobs = jobs[jobs.index(self.table[after]) + 1 :]
+        return jobs[:limit], len(jobs) > limit
 
     async def delete(self, job_id: str) -> bool:
-        return self.table.pop(job_id, None) is not None
+        self.lookups += 1
+        await self.previews.discard(job_id)
+        job = self.table.pop(job_id, None)
+        self.ends.pop(job_id, asyncio.Event()).set()
+        return job is not None
 
     def peer_entries(self) -> list[dict[str, object]]:
-        return [{"url": "grpc://127.0.0.1:1", "role": "encoder", "state": "ready"}]
+        self.lookups += 1
+        return list(self.peers.values())
+
+    async def announce(self, url: EndpointURL, role: str) -> str:
+        if not self.peer_refusal:
+            self.announced.append((url, role))
+        return self.peer_refusal
+
+    def drain(self, url: EndpointURL) -> bool:
+        entry = self.peers.get(str(url))
+        if entry is None or "incarnation" not in entry:
+            return False
+        entry["state"] = "draining"
+        return True
 
     def missing_roles(self) -> list[str]:
         return self.missing
@@ -94,7 +193,23 @@ class MemoryService:
         job.status, job.progress = Status.COMPLETED, 100
         job.started_at, job.completed_at = job.created_at, time.time()
         job.peak_memory_bytes = 3 << 20
-        job.phases = [Phase("queue", 1.0), Phase("transfer", 0.25, "a:1"), Phase("transfer", 0.5, "b:2")]
+        job.pace = Pace("decode", 1, 1)
+        job.attempts = [
+            attempt("encode", "a:1", job.created_at, compute=0.5),
+            attempt(
+                "denoise",
+                "b:2",
+                job.created_at + 1,
+                engine="shm",
+                transfer=0.25,
+                outcome="lost",
+                reason="gone",
+            ),
+            attempt("denoise", "c:3", job.created_at + 2, number=2, engine="shm", transfer=0.25, compute=2.0),
+            attempt(
+                "decode", "d:4", job.created_at + 5, engine="zmq", transfer=0.5, compute=1.0, saving=0.25
+            ),
+        ]
         job.file = MediaFile(
             name=f"{job.id}.mp4",
             bytes=len(data),
@@ -104,6 +219,8 @@ class MemoryService:
             num_frames=9,
             fps=16,
         )
+        self.ends.pop(job.id, asyncio.Event()).set()
 
-    def fail(self, job: Job) -> None:
-        job.status, job.error = Status.FAILED, JobError("stage_failed", "denoise failed")
+    def fail(self, job: Job, code: str = "stage_failed") -> None:
+        job.status, job.error = Status.FAILED, JobError(code, "denoise failed")
+        self.ends.pop(job.id, asyncio.Event()).set()

@@ -100,7 +100,16 @@ async def test_connections_outlive_the_pools_of_clients(service: MemoryService) 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"public_url": "example.org"}, {"public_url": "ftp://x"}, {"max_body_bytes": 0}, {"body_timeout": 0.0}],
+    [
+        {"public_url": "example.org"},
+        {"public_url": "ftp://x"},
+        {"max_body_bytes": 0},
+        {"body_timeout": 0.0},
+        {"max_timeout_seconds": 0.0},
+        {"cluster_token": ""},
+        {"cluster_token": "two words"},
+        {"cluster_token": "é"},
+    ],
 )
 def test_options_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import tempfile
+import tracemalloc
+from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
@@ -170,9 +173,94 @@ async def test_bodies_that_are_refused(
     assert not service.table
 
 
+def with_file(name: str, data: bytes = b"png", **fields: str) -> FormData:
+    form = FormData({"prompt": "a", **fields}, default_to_multipart=True)
+    form.add_field(name, data, filename="a.png", content_type="image/png")
+    return form
+
+
+@pytest.mark.parametrize(
+    ("name", "param", "code"),
+    [
+        ("input_reference", "input_reference", "unsupported_field"),
+        ("image[]", "image", "unsupported_field"),
+        ("size", "size", "invalid_value"),
+        ("extra_params", "extra_params", "invalid_value"),
+        ("user", "user", "invalid_value"),
+        ("photo", "photo", "unknown_field"),
+    ],
+)
+async def test_files_are_refused_by_name(
+    api: test_utils.TestClient, service: MemoryService, name: str, param: str, code: str
+) -> None:
+    response = await api.post("/v1/videos", data=with_file(name))
+    error = (await response.json())["error"]
+    assert (response.status, error["param"], error["code"]) == (400, param, code)
+    assert not service.table
+
+
+async def test_an_empty_file_input_of_a_browser_is_none(api: test_utils.TestClient) -> None:
+    part = multipart(
+        ("input_reference", ""), suffix='; filename=""\r\nContent-Type: application/octet-stream'
+    )
+    body = part.replace(f"--{BOUNDARY}--\r\n".encode(), b"") + multipart(("prompt", "a"))
+    assert (await api.post("/v1/videos", data=body, headers=MULTIPART)).status == 200
+
+
+@pytest.mark.parametrize("options", [HttpOptions(ignore_unknown_fields=True)])
+async def test_unknown_fields_that_are_let_pass_are_named(
+    api: test_utils.TestClient, service: MemoryService, options: HttpOptions
+) -> None:
+    response = await api.post("/v1/videos", data=with_file("photo"))
+    assert (response.status, response.headers["X-Ignored-Fields"]) == (200, "photo")
+    body = {"prompt": "a", "ü, \r\nSet-Cookie: a": 1, "\ud800": 2}
+    response = await api.post("/v1/videos", json=body)
+    assert response.status == 200
+    assert response.headers["X-Ignored-Fields"] == "%C3%BC%2C%20%0D%0ASet-Cookie%3A%20a, %3F"
+    assert "Set-Cookie" not in response.headers
+    many = {"prompt": "a", **{f"x{number}": 1 for number in range(60)}}
+    names = (await api.post("/v1/videos", json=many)).headers["X-Ignored-Fields"].split(", ")
+    assert names == [f"x{number}" for number in range(16)]
+    response = await api.post("/v1/videos", data=with_file("input_reference"))
+    assert (response.status, (await response.json())["error"]["param"]) == (400, "input_reference")
+    assert "X-Ignored-Fields" not in (await api.post("/v1/videos", json={"prompt": "a"})).headers
+
+
+@pytest.mark.parametrize("options", [HttpOptions(max_body_bytes=8 << 20)])
+async def test_a_large_file_takes_no_memory_and_no_disk(
+    api: test_utils.TestClient, options: HttpOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a temporary file is made")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    monkeypatch.setattr("aiohttp.web_request.SpooledTemporaryFile", refuse)
+
+    async def sent(size: int) -> AsyncIterator[bytes]:
+        yield multipart(("prompt", "a")).replace(f"--{BOUNDARY}--\r\n".encode(), b"")
+        yield f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="video"; filename="a"\r\n\r\n'.encode()
+        for _ in range(size >> 16):
+            yield bytes(1 << 16)
+        yield f"\r\n--{BOUNDARY}--\r\n".encode()
+
+    tracemalloc.start()
+    response = await api.post("/v1/videos", data=sent(6 << 20), headers=MULTIPART)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (response.status, (await response.json())["error"]["param"]) == (400, "video")
+    assert peak < 3 << 20
+    response = await api.post("/v1/videos", data=sent(12 << 20), headers=MULTIPART)
+    assert (response.status, (await response.json())["error"]["code"]) == (413, "body_too_large")
+
+
 async def test_an_empty_form_misses_its_prompt(api: test_utils.TestClient) -> None:
     response = await api.post("/v1/videos", data=FormData({"model": MODEL.name}))
     assert (response.status, (await response.json())["error"]["param"]) == (400, "prompt")
+
+
+async def test_a_body_that_is_not_compressed_as_it_says(api: test_utils.TestClient) -> None:
+    response = await api.post("/v1/videos", data=b"hello", headers={**JSON, "Content-Encoding": "gzip"})
+    assert (response.status, (await response.json())["error"]["code"]) == (400, "invalid_body")
 
 
 async def test_a_compressed_body_counts_by_its_full_size(api: test_utils.TestClient) -> None:

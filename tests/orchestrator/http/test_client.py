@@ -129,7 +129,9 @@ async def test_waiting_ends(client: VideoClient, service: MemoryService) -> None
 async def test_the_command(api: test_utils.TestClient, service: MemoryService, tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.mp4"
     args = ("--size", "64x32", "--num-frames", "5", "--fps", "8", "--seed", "3", "--model", MODEL.name)
-    process = await command(api, "-o", str(path), "--steps", "2", "--guidance-scale", "1.5", *args)
+    process = await command(
+        api, "-o", str(path), "--steps", "2", "--guidance-scale", "1.5", "--priority", "-2", *args
+    )
     await until(lambda: service.lookups)
     (job,) = service.table.values()
     service.complete(job, DATA)
@@ -137,11 +139,12 @@ async def test_the_command(api: test_utils.TestClient, service: MemoryService, t
     assert code == 0, err
     assert path.read_bytes() == DATA
     assert out.startswith(f"{path}: 64x32, 9 frames, 16 fps, seed 3\n")
-    assert "transfer" in out and "b:2" in out and "1.750 s" in out
+    assert "transfer" in out and "c:3" in out and "6.500 s" in out
     assert f"{job.id} queued 0%" in err and "completed 100%" in err
     made = job.generation
     assert (made.prompt, made.num_frames, made.fps, made.num_inference_steps) == ("a cat", 5, 8, 2)
     assert (made.guidance_scale, made.seed, made.negative_prompt) == (1.5, 3, "blurry")
+    assert job.priority == -2
 
 
 async def test_ctrl_c_deletes_it(api: test_utils.TestClient, service: MemoryService, tmp_path: Path) -> None:

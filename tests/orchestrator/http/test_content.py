@@ -63,6 +63,25 @@ async def test_ranges_outside(api: test_utils.TestClient, job: Job, wanted: str)
     assert (await response.json())["error"]["message"]
 
 
+async def test_a_validator_saves_the_transfer(api: test_utils.TestClient, job: Job) -> None:
+    url = f"/v1/videos/{job.id}/content"
+    tag = (await api.head(url)).headers["ETag"]
+    response = await api.get(url, headers={"If-None-Match": tag})
+    assert (response.status, await response.read()) == (304, b"")
+    response = await api.get(url, headers={"If-None-Match": '"other"'})
+    assert (response.status, await response.read()) == (200, DATA)
+    response = await api.get(url, headers={"If-Range": tag, "Range": "bytes=1-2"})
+    assert (response.status, await response.read()) == (206, DATA[1:3])
+
+
+async def test_a_range_of_something_else(api: test_utils.TestClient, service: MemoryService) -> None:
+    job = service.add()
+    service.complete(job, DATA)
+    headers = {"If-Range": '"other"', "Range": "bytes=1-2"}
+    response = await api.get(f"/v1/videos/{job.id}/content", headers=headers)
+    assert (response.status, await response.read()) == (200, DATA)
+
+
 async def test_a_connection_serves_again(api: test_utils.TestClient, job: Job) -> None:
     for _ in range(3):
         async with api.get(f"/v1/videos/{job.id}/content") as response:
@@ -102,7 +121,7 @@ async def test_what_has_no_content(api: test_utils.TestClient, service: MemorySe
     service.fail(job)
     response = await api.get(url)
     assert response.status == 422 and "denoise failed" in (await response.json())["error"]["message"]
-    response = await api.get(f"{url}?variant=thumbnail")
+    response = await api.get(f"{url}?variant=poster")
     assert (response.status, (await response.json())["error"]["param"]) == (400, "variant")
     assert (await api.get("/v1/videos/none/content")).status == 404
 

@@ -10,14 +10,20 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.http.errors import ApiError
-from orchestrator.http.fields import FIELDS, UNSUPPORTED, WRAPPERS
-from orchestrator.http.request import SEED_BITS, parse_request
+from orchestrator.http.fields import WRAPPERS
+from orchestrator.http.request import SEED_BITS, VideoRequest, parse_request
+from orchestrator.http.video_fields import VIDEO
 from tests.orchestrator.http.service import MODEL
 from triptych_proto.control_pb2 import Generation, Model
 
 
+def ask(*_models: Model, **fields: Any) -> VideoRequest:
+    values = VIDEO.parse(fields).values
+    return parse_request(values, _models or [MODEL], max_prompt_chars=8192, max_timeout=3600.0)
+
+
 def parse(_model: Model = MODEL, /, **fields: Any) -> Generation:
-    return parse_request(fields, [_model], max_prompt_chars=8192)[1]
+    return ask(_model, **fields).generation
 
 
 def attempt(raw: dict[str, Any]) -> Generation | ApiError:
@@ -35,6 +41,7 @@ def refuse(_model: Model = MODEL, /, **fields: Any) -> ApiError:
 
 def assert_valid(generation: Generation, model: Model) -> None:
     assert generation.prompt.strip()
+    assert "\0" not in generation.prompt + generation.negative_prompt
     assert generation.width > 0 and generation.height > 0
     assert generation.width % model.spatial_multiple == generation.height % model.spatial_multiple == 0
     assert generation.width * generation.height <= model.max_pixels
@@ -58,7 +65,7 @@ likely = (
     | st.floats(-1, 100).map(str)
     | st.sampled_from(["64x32", "832x480", "16x16", "17x16", "99999x99999", "0x0", "1e400", "{}", ""])
 )
-names = st.sampled_from([*FIELDS, *WRAPPERS, *sorted(UNSUPPORTED)]) | st.text()
+names = st.sampled_from([*VIDEO.known, *WRAPPERS, *sorted(VIDEO.unsupported)]) | st.text()
 
 
 @settings(max_examples=400, deadline=None)
@@ -66,6 +73,7 @@ names = st.sampled_from([*FIELDS, *WRAPPERS, *sorted(UNSUPPORTED)]) | st.text()
 @example({"prompt": "\ud800"}, False)
 @example({"prompt": "a", "guidance_scale": 10**400}, False)
 @example({"\ud800": 1}, False)
+@example({"prompt": "a\0"}, False)
 def test_any_value_is_refused_or_gives_a_valid_generation(raw: dict[str, Any], with_prompt: bool) -> None:
     if with_prompt:
         raw = {**raw, "prompt": "a cat"}
@@ -80,7 +88,7 @@ def test_any_value_is_refused_or_gives_a_valid_generation(raw: dict[str, Any], w
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.fixed_dictionaries({}, optional=dict.fromkeys(FIELDS.keys() - {"model", "prompt"}, likely)))
+@given(st.fixed_dictionaries({}, optional=dict.fromkeys(VIDEO.known.keys() - {"model", "prompt"}, likely)))
 def test_likely_values(raw: dict[str, Any]) -> None:
     result = attempt({"prompt": "a", **raw})
     if isinstance(result, ApiError):
@@ -149,6 +157,18 @@ def test_strings_are_coerced_by_the_type_of_the_field() -> None:
         ("num_inference_steps", 51),
         ("num_inference_steps", 0),
         ("negative_prompt", ["a"]),
+        ("negative_prompt", "a\0"),
+        ("prompt", "\0"),
+        ("user", "a\0b"),
+        ("model", "\0"),
+        ("negative_prompt", "\udfff"),
+        ("priority", 11),
+        ("priority", "-11"),
+        ("priority", 0.5),
+        ("timeout", 0.5),
+        ("timeout", 3601),
+        ("timeout", 86401),
+        ("timeout", "soon"),
         ("width", 0),
         ("num_frames", 85),
         ("extra_params", "{'num_frames': 9}"),
@@ -163,9 +183,38 @@ def test_a_bad_value_is_refused_naming_its_field(name: str, value: object) -> No
     assert name in error.message
 
 
+@pytest.mark.parametrize("name", sorted(VIDEO.unsupported))
+def test_what_no_model_can_do_is_refused_with_the_reason(name: str) -> None:
+    error = refuse(prompt="a", **{name: 17})
+    assert (error.status, error.param, error.code) == (400, name, "unsupported_field")
+    assert name in error.message and "unknown" not in error.message
+    for nothing in (None, "", False, "false"):
+        assert parse(prompt="a", **{name: nothing})
+
+
+def test_one_video_is_what_is_made() -> None:
+    for one in (1, "1"):
+        assert parse(prompt="a", n=one, num_outputs_per_prompt=one, quality="standard")
+    for other in (True, 1.0, 0, 2, "2", [1]):
+        assert refuse(prompt="a", n=other).param == "n"
+
+
+def test_unknown_fields_can_be_let_pass() -> None:
+    given = VIDEO.parse({"prompt": "a", "x": 1, "extra_body": {"y": None, "z": 2}}, ignore_unknown=True)
+    assert (given.values, given.ignored) == ({"prompt": "a"}, ("x", "z"))
+    with pytest.raises(ApiError, match="lora"):  # known, and not to be had
+        VIDEO.parse({"prompt": "a", "lora": {"name": "x"}}, ignore_unknown=True)
+
+
 @pytest.mark.parametrize("prompt", ["", "  \n", None])
 def test_an_empty_prompt_is_refused(prompt: str | None) -> None:
     assert refuse(prompt=prompt).param == "prompt"
+
+
+def test_priority_and_timeout() -> None:
+    asked = ask(prompt="a", priority="10", timeout="3600")
+    assert (asked.priority, asked.timeout) == (10, 3600.0)
+    assert (ask(prompt="a").priority, ask(prompt="a", timeout=None).timeout) == (0, None)
 
 
 def test_prompts_are_limited() -> None:
@@ -227,12 +276,11 @@ def test_wrapped_fields_count_as_fields() -> None:
 
 def test_models_are_found_by_name() -> None:
     other = _with(name="other")
-    model, _ = parse_request({"prompt": "a", "model": "other"}, [MODEL, other], max_prompt_chars=9)
-    assert model.name == "other"
+    assert ask(MODEL, other, prompt="a", model="other").model is other
     error = refuse(prompt="a", model="sora-2")
     assert (error.status, error.code, error.param) == (404, "model_not_found", "model")
     with pytest.raises(ApiError, match="served: org/tiny-wan, other") as caught:
-        parse_request({"prompt": "a"}, [MODEL, other], max_prompt_chars=9)
+        ask(MODEL, other, prompt="a")
     assert caught.value.param == "model"
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 from aiohttp import test_utils
+from yarl import URL
 
 from orchestrator.http.errors import ApiError
 from orchestrator.http.options import HttpOptions
+from orchestrator.jobs import Pace, Status
 from tests.orchestrator.http.service import MODEL, MemoryService
 
 
@@ -28,13 +30,131 @@ async def test_a_completed_job(api: test_utils.TestClient, service: MemoryServic
     video = await (await api.get(f"/v1/videos/{job.id}")).json()
     assert (video["status"], video["progress"], video["error"]) == ("completed", 100, None)
     assert video["url"] == str(api.make_url(f"/v1/videos/{job.id}/content"))
-    assert (video["inference_time_s"], video["peak_memory_mb"]) == (0.75, 3)
-    assert video["stage_durations"] == {"queue": 1.0, "transfer": 0.75}
-    assert video["phases"] == [
-        {"name": "queue", "seconds": 1.0},
-        {"name": "transfer", "seconds": 0.25, "url": "a:1"},
-        {"name": "transfer", "seconds": 0.5, "url": "b:2"},
+    assert (video["inference_time_s"], video["peak_memory_mb"]) == (4.5, 3)
+    assert video["stage_durations"] == {
+        "queue": 2.0,
+        "encode": 0.5,
+        "transfer": 0.75,
+        "denoise": 2.0,
+        "decode": 1.0,
+        "save": 0.25,
+    }
+    assert video["phases"][0] == {"name": "queue", "seconds": 2.0}
+    assert video["phases"][2] == {"name": "transfer", "seconds": 0.25, "url": "c:3"}
+    assert (video["expires_at"], video["step"], video["seconds_left"]) == (None, None, None)
+
+
+async def test_when_a_job_expires(api: test_utils.TestClient, service: MemoryService) -> None:
+    service.retention_seconds = 3600.0
+    job = service.add()
+    assert (await (await api.get(f"/v1/videos/{job.id}")).json())["expires_at"] is None
+    service.complete(job)
+    job.completed_at = 1000.5
+    assert (await (await api.get(f"/v1/videos/{job.id}")).json())["expires_at"] == 4600
+
+
+async def test_the_pace_of_a_running_job(api: test_utils.TestClient, service: MemoryService) -> None:
+    job = service.add()
+    names = ("step", "total_steps", "steps_per_second", "seconds_left")
+
+    async def shown() -> list[object]:
+        video = await (await api.get(f"/v1/videos/{job.id}")).json()
+        return [video[name] for name in names]
+
+    assert await shown() == [None] * 4
+    job.status = Status.IN_PROGRESS
+    assert await shown() == [None] * 4
+    job.pace = Pace("denoise", 0, 4)
+    assert await shown() == [0, 4, None, None]
+    job.pace = Pace("denoise", 3, 4, 0.5, 2.25)
+    assert await shown() == [3, 4, 0.5, 2.25]
+
+
+@pytest.mark.parametrize("form", [False, True])
+async def test_priority_and_timeout(api: test_utils.TestClient, service: MemoryService, form: bool) -> None:
+    plain = await (await api.post("/v1/videos", json={"prompt": "a"})).json()
+    assert (plain["priority"], plain["deadline"]) == (0, None)
+    fields = {"prompt": "a", "priority": "-10", "timeout": "2.5"}
+    response = await api.post("/v1/videos", **({"data": fields} if form else {"json": fields}))
+    video = await response.json()
+    job = service.table[video["id"]]
+    assert job.priority == video["priority"] == -10
+    assert job.deadline == job.created_at + 2.5
+    assert video["deadline"] == int(job.deadline)
+
+
+@pytest.mark.parametrize("options", [HttpOptions(max_timeout_seconds=60.0)])
+async def test_a_timeout_beyond_the_servers(api: test_utils.TestClient, options: HttpOptions) -> None:
+    assert (await api.post("/v1/videos", json={"prompt": "a", "timeout": 60})).status == 200
+    response = await api.post("/v1/videos", json={"prompt": "a", "timeout": 60.5})
+    error = (await response.json())["error"]
+    assert (response.status, error["param"]) == (400, "timeout")
+    assert "60 seconds" in error["message"]
+
+
+async def test_a_job_of_another_orchestrator(api: test_utils.TestClient, service: MemoryService) -> None:
+    job = service.add()
+    service.complete(job, b"video")
+    service.stored_elsewhere[job.id] = service.table.pop(job.id)
+    assert (await (await api.get(f"/v1/videos/{job.id}")).json())["status"] == "completed"
+    assert await (await api.get(f"/v1/videos/{job.id}/content")).read() == b"video"
+
+
+@pytest.mark.parametrize("job_id", ["a%00b", "%ED%A0%80", "x" * 65, "a%2Fb", "'"])
+async def test_ids_that_no_job_has_are_not_looked_up(
+    api: test_utils.TestClient, service: MemoryService, job_id: str
+) -> None:
+    url = URL(str(api.make_url("/v1/videos/")) + job_id, encoded=True)
+    for method in ("GET", "DELETE"):
+        async with api.session.request(method, url) as response:
+            assert (response.status, (await response.json())["error"]["param"]) == (404, "id")
+    assert not service.lookups
+
+
+async def test_the_timeline(api: test_utils.TestClient, service: MemoryService) -> None:
+    job = service.add()
+    url = f"/v1/videos/{job.id}/timeline"
+    timeline = await (await api.get(url)).json()
+    assert timeline == {
+        "object": "video.timeline",
+        "id": job.id,
+        "status": "queued",
+        "created_at": job.created_at,
+        "started_at": None,
+        "completed_at": None,
+        "attempts": [],
+    }
+    service.complete(job)
+    timeline = await (await api.get(url)).json()
+    assert (timeline["status"], timeline["completed_at"]) == ("completed", job.completed_at)
+    attempts = timeline["attempts"]
+    tries = [(a["stage"], a["try"], a["outcome"]) for a in attempts]
+    assert tries == [
+        ("encode", 1, "done"),
+        ("denoise", 1, "lost"),
+        ("denoise", 2, "done"),
+        ("decode", 1, "done"),
     ]
+    assert attempts[3] == {
+        "stage": "decode",
+        "try": 1,
+        "url": "d:4",
+        "incarnation": "11aa",
+        "outcome": "done",
+        "reason": "",
+        "queued_at": job.created_at + 5,
+        "started_at": job.created_at + 5.5,
+        "inputs_at": job.created_at + 5.75,
+        "ended_at": job.created_at + 6.5,
+        "queue_seconds": 0.5,
+        "waiting_seconds": 0,
+        "transfer_seconds": 0.5,
+        "transfer_bytes": 0,
+        "engine": "zmq",
+        "compute_seconds": 1.0,
+        "save_seconds": 0.25,
+    }
+    assert (await api.get("/v1/videos/none/timeline")).status == 404
 
 
 @pytest.mark.parametrize("options", [HttpOptions(public_url="https://video.example/api/")])

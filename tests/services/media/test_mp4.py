@@ -128,6 +128,14 @@ def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
         Mp4Writer(tmp_path / "nowhere" / "video.mp4", 32, 32, 8)
 
 
+def test_a_file_that_cannot_take_its_name_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    path.mkdir()
+    with pytest.raises(MediaError, match=str(path)):
+        written(path, picture(2, 32, 32))
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_no_frames_no_file(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"video\.mp4: no frames"):
         Mp4Writer(tmp_path / "video.mp4", 32, 32, 8).finish()

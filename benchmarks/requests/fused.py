@@ -1,0 +1,103 @@
+"""The same work in one process: the fused diffusers pipeline.
+
+Answers each line of its input, a request, with a line of JSON.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+class Fused:
+    """The process, from the outside. RuntimeError when it ends."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.pid = process.pid
+        self._process = process
+
+    def generate(self, fields: dict[str, Any], path: Path) -> dict[str, Any]:
+        """Writes a video to ``path``; answers with ``seconds`` and, as the decoder does, ``frames_xxh3``."""
+        assert self._process.stdin and self._process.stdout
+        self._process.stdin.write(json.dumps({**fields, "path": str(path)}) + "\n")
+        self._process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        assert self._process.stdout
+        line = self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the fused pipeline's process ended; see its error above")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+
+@contextlib.contextmanager
+def running(model: Path, threads: int) -> Iterator[Fused]:
+    """Loaded and ready."""
+    command = [sys.executable, "-m", "benchmarks.requests.fused", str(model), str(threads)]
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # Ctrl-C is for its parent; when that is gone, its input ends
+    ) as process:
+        try:
+            fused = Fused(process)
+            fused.answer()
+            yield fused
+        finally:
+            process.kill()
+
+
+def _serve(model: Path, threads: int) -> None:
+    import numpy as np
+    import torch
+    import xxhash
+    from diffusers import WanPipeline
+    from diffusers.utils.logging import disable_progress_bar
+    from transformers.utils import logging
+
+    from services.media.mp4 import Mp4Writer
+
+    disable_progress_bar()
+    logging.disable_progress_bar()
+    torch.set_num_threads(threads)
+    pipeline = WanPipeline.from_pretrained(model, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    print("{}", flush=True)
+    for line in sys.stdin:
+        fields = json.loads(line)
+        started = time.monotonic()
+        width, height = (int(side) for side in fields["size"].split("x"))
+        output = pipeline(
+            fields["prompt"],
+            width=width,
+            height=height,
+            num_frames=fields["num_frames"],
+            num_inference_steps=fields["num_inference_steps"],
+            guidance_scale=fields["guidance_scale"],
+            generator=torch.Generator("cpu").manual_seed(fields["seed"]),
+            output_type="np",
+        )
+        frames = (output.frames[0] * 255).round().astype(np.uint8)
+        checksum = xxhash.xxh3_64(np.ascontiguousarray(frames).data)
+        with Mp4Writer(Path(fields["path"]), width, height, fields["fps"]) as writer:
+            writer.write(frames)
+            writer.finish()
+        seconds = time.monotonic() - started
+        print(json.dumps({"seconds": seconds, "frames_xxh3": checksum.hexdigest()}), flush=True)
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,66 @@
+"""The system under measurement, as ``triptych up`` starts it, and what the kernel says of its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from deploy.onebox import OneBox, Process
+
+START_SECONDS = 240.0
+ROLES = ("encoder", "denoiser", "decoder")
+QUIET = ("--log-level", "warning")  # a line for each stage is for people, and a disk away from nothing
+
+
+@contextlib.contextmanager
+def running(
+    model: str,
+    counts: Mapping[str, int] | None = None,
+    *,
+    server: Sequence[str] = (),
+    roles: Sequence[str] = (),
+) -> Iterator[OneBox]:
+    """All processes, ready for requests; ``server`` and ``roles`` are options of theirs.
+
+    RuntimeError, with the end of their log, when they do not come up.
+    """
+    with tempfile.TemporaryDirectory(prefix="triptych-bench-") as scratch:
+        path = Path(scratch) / "log"
+        with path.open("wb") as log:
+            box = OneBox(
+                model,
+                counts=dict(counts or {}),
+                data_dir=Path(scratch) / "data",
+                server_arguments=[*QUIET, *server],
+                role_arguments=[*QUIET, *roles],
+                log=log,
+            )
+            with box:
+                try:
+                    box.wait_ready(START_SECONDS)
+                except RuntimeError as error:
+                    raise RuntimeError(f"{error}\n{path.read_text(errors='replace')[-2000:]}") from None
+                yield box
+
+
+def named(box: OneBox, kind: str) -> Process:
+    """The first process of this kind: ``orchestrator`` or a role."""
+    return next(process for process in box.processes if process.name.split()[0] == kind)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has used, with those of its threads that have ended."""
+    # The kernel's number for the CPU-time clock of a process, as clock_getcpuclockid makes it: /proc counts
+    # hundredths of seconds.
+    return time.clock_gettime((~pid << 3) | 2)
+
+
+def resident_bytes(pid: int) -> int:
+    """Memory that a process has mapped and in use, files it has mapped included."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) << 10
+    raise ProcessLookupError(f"process {pid} has no memory any more")

@@ -1,0 +1,113 @@
+"""Sends a finished file, or the range of it that is asked for: from the disk, or as it is read elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from orchestrator.http.errors import ApiError
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+async def local_file(
+    request: web.Request, path: Path, headers: Mapping[str, str], timeout: float
+) -> web.FileResponse:
+    """``timeout`` is in seconds, for all of it. Raises OSError if the file is not there, ApiError: 416."""
+    size = (await asyncio.to_thread(path.stat)).st_size
+    if "If-Range" not in request.headers:
+        _range(request, size)  # aiohttp would answer 416 without a body
+    return _LocalFile(path, headers, timeout)
+
+
+class _LocalFile(web.FileResponse):
+    """A FileResponse whose client cannot stop reading for ever."""
+
+    def __init__(self, path: Path, headers: Mapping[str, str], timeout: float) -> None:
+        super().__init__(path, headers=headers)
+        self._timeout = timeout
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        return await _send(request, super().prepare(request), self._timeout)
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file that never changes, read from elsewhere as it is sent."""
+
+    size: int  # bytes
+    etag: str
+    read: Callable[[int, int], AsyncGenerator[bytes, None]]  # offset and length; may raise ApiError first
+
+    async def send(
+        self, request: web.Request, headers: Mapping[str, str], timeout: float
+    ) -> web.StreamResponse:
+        """Raises ApiError: 416 for a range outside, and what ``read`` raises before its first bytes."""
+        tagged = {**headers, "Accept-Ranges": "bytes", "ETag": f'"{self.etag}"'}
+        if any(tag.value in (self.etag, "*") for tag in request.if_none_match or ()):
+            return web.Response(status=304, headers=tagged)
+        changed = request.headers.get("If-Range", tagged["ETag"]) != tagged["ETag"]
+        offset, length, status = (0, self.size, 200) if changed else _range(request, self.size)
+        if status == 206:
+            tagged["Content-Range"] = f"bytes {offset}-{offset + length - 1}/{self.size}"
+        response = web.StreamResponse(status=status, headers=tagged)
+        response.content_length = length
+        if request.method == "HEAD":
+            return response
+        async with aclosing(self.read(offset, length)) as chunks:
+            first = await anext(chunks, b"")  # before the headers, so that a failure can still be answered
+            with suppress(ConnectionError):  # aiohttp sees for itself that the connection is gone
+                await _send(request, _stream(request, response, first, chunks), timeout)
+        return response
+
+
+async def _stream(
+    request: web.Request, response: web.StreamResponse, first: bytes, rest: AsyncGenerator[bytes, None]
+) -> None:
+    await response.prepare(request)
+    await response.write(first)
+    async for chunk in rest:
+        await response.write(chunk)
+    await response.write_eof()
+
+
+async def _send(request: web.BaseRequest, sending: Awaitable[T], timeout: float) -> T:
+    """Once headers are out, only a cut connection can tell the client that something went wrong."""
+    try:
+        return await asyncio.wait_for(sending, timeout)
+    except ConnectionError:
+        raise
+    except Exception as error:
+        log.warning("sending %s broke off: %r", request.path, error)
+        if request.transport is not None:
+            request.transport.abort()
+        raise ConnectionResetError(f"sending {request.path} broke off") from error
+
+
+def _range(request: web.Request, size: int) -> tuple[int, int, int]:
+    """Offset, length and status (200 or 206) of the one range that is asked for. Raises ApiError: 416."""
+    if "Range" not in request.headers:
+        return 0, size, 200
+    try:
+        wanted = request.http_range
+    except ValueError:
+        raise _unsatisfiable(size) from None
+    start, stop, _ = wanted.indices(size)
+    if start >= stop:
+        raise _unsatisfiable(size)
+    return start, stop - start, 206
+
+
+def _unsatisfiable(size: int) -> ApiError:
+    headers = {"Content-Range": f"bytes */{size}"}
+    return ApiError(416, f"the range is not within the {size} bytes of the file", headers=headers)

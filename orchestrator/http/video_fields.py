@@ -1,0 +1,81 @@
+"""The fields of a video request, and those of other servers that no model here can honour."""
+
+from __future__ import annotations
+
+from orchestrator.http.fields import (
+    MAX_UINT32,
+    MAX_UINT64,
+    Field,
+    Fields,
+    Unsupported,
+    integer,
+    number,
+    size,
+    text,
+)
+
+_IMAGES = "no model served here takes reference images"
+_VIDEOS = "no model served here takes a video"
+_COUNT = "a request makes one video; send several"
+_QUALITY = "the file's quality is fixed"
+_GUIDANCE = "no model served here has a second guidance scale"
+_SCHEDULE = "a model's own schedule is used"
+_LENGTH = "a model's own limit on the prompt is used"
+_CACHING = "no step of a model is skipped"
+_AFTERWARDS = "nothing is done to the frames after decoding"
+_LORA = "no model served here takes a LoRA"
+_PATHS = "the server neither reads nor writes files that a client names"
+_PROFILE = "a request cannot profile the server"
+_STREAM = "a video is not streamed while it is made"
+
+VIDEO = Fields(
+    (
+        Field("prompt", text),
+        Field("negative_prompt", text),
+        Field("model", text),
+        Field("size", size),
+        Field("width", integer, 1, MAX_UINT32),
+        Field("height", integer, 1, MAX_UINT32),
+        Field("seconds", number, 0.001, 3600),
+        Field("fps", number, 1, 240),
+        Field("num_frames", integer, 1, MAX_UINT32),
+        Field("num_inference_steps", integer, 1, MAX_UINT32),
+        Field("guidance_scale", number, 0, 100),
+        Field("seed", integer, 0, MAX_UINT64),
+        Field("priority", integer, -10, 10),
+        Field("timeout", number, 1, 86400),
+        Field("user", text),  # OpenAI's tag of an end user: accepted, and of no effect
+    ),
+    (
+        Unsupported("input_reference", _IMAGES),
+        Unsupported("input_references", _IMAGES),
+        Unsupported("image", _IMAGES),
+        Unsupported("image_reference", _IMAGES),
+        Unsupported("reference_url", _IMAGES),
+        Unsupported("video", _VIDEOS),
+        Unsupported("video_reference", _VIDEOS),
+        Unsupported("video_url", _VIDEOS),
+        Unsupported("source_video", _VIDEOS),
+        Unsupported("n", _COUNT, (1, "1")),
+        Unsupported("num_outputs_per_prompt", _COUNT, (1, "1")),
+        Unsupported("quality", _QUALITY, ("auto", "standard")),
+        Unsupported("output_quality", _QUALITY, ("default",)),
+        Unsupported("output_compression", _QUALITY),
+        Unsupported("guidance_scale_2", _GUIDANCE),
+        Unsupported("true_cfg_scale", _GUIDANCE),
+        Unsupported("flow_shift", _SCHEDULE),
+        Unsupported("max_sequence_length", _LENGTH),
+        Unsupported("enable_teacache", _CACHING),
+        Unsupported("cache_dit_params", _CACHING),
+        Unsupported("enable_frame_interpolation", _AFTERWARDS),
+        Unsupported("enable_upscaling", _AFTERWARDS),
+        Unsupported("lora", _LORA),
+        Unsupported("video_path", _PATHS),
+        Unsupported("output_path", _PATHS),
+        Unsupported("perf_dump_path", _PATHS),
+        Unsupported("profile", _PROFILE),
+        Unsupported("stream", _STREAM),
+    ),
+)
+
+REMIX = ("prompt", "seed", "priority", "timeout", "user")  # what a remix may say; the rest is its source's

@@ -1,0 +1,223 @@
+"""The benchmark of whole requests: it measures what is asked for, judges it, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from benchmarks.requests.__main__ import main
+from benchmarks.requests.connection import Connection
+from benchmarks.requests.decisions import Bench
+from benchmarks.requests.latency import TINY
+from benchmarks.requests.row import HEADING, Effort, Goal, Report, Round, Row, middle
+from benchmarks.requests.rows import ROWS
+from benchmarks.requests.system import cpu_seconds, named, resident_bytes, running
+from deploy.onebox import OneBox
+
+ROOT = Path(__file__).parents[2]
+COMMAND = (sys.executable, "-m", "benchmarks.requests")
+
+
+@pytest.fixture(scope="module")
+def box() -> Iterator[OneBox]:
+    with running("emulated:", roles=("--max-pixels", "4096")) as box:
+        yield box
+
+
+@pytest.fixture
+def connection(box: OneBox) -> Iterator[Connection]:
+    with Connection(box.port) as connection:
+        yield connection
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def state(pid: int) -> str:
+    """As the kernel's letter; a process that is gone is as good as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "Z"
+
+
+def alive(pid: int) -> bool:
+    """Not a zombie either: its own parent may be gone, and who reaps it is not ours to say."""
+    return state(pid) != "Z"
+
+
+def has_started_all(pid: int) -> bool:
+    """And waits now. Python loses an interrupt that comes while it returns from a fork."""
+    commands = [Path(f"/proc/{child}/cmdline").read_bytes() for child in children(pid)]
+    return sum(b"triptych" in command for command in commands) == 4 and state(pid) == "S"
+
+
+def until(condition: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def report(goal: Goal, *values: float) -> Report:
+    row = Row("name", "what", goal, lambda effort: iter(()))
+    return Report(row, [Round(value) for value in values], load=0.5, others=0.25)
+
+
+def test_the_median_is_held_against_the_goal() -> None:
+    most = Goal(5, "ms")
+    assert report(most, 4, 5, 90).met and not report(most, 4, 5.1, 90).met
+    least = Goal(0.95, at_least=True)
+    assert report(least, 0.1, 0.95, 1).met and not report(least, 0.1, 0.94, 1).met
+    assert report(Goal(0), 0, 0).met and not report(Goal(0), 1, 1).met
+    line = dict(zip(HEADING, report(most, 4, 6, 90).line(), strict=True))
+    assert line == {
+        "row": "name", "what": "what", "measured": "6.00 ms", "rounds": "4.00..90.0", "goal": "<= 5 ms",
+        "": "missed", "others": "0.250",
+    }  # fmt: skip
+    assert middle([Round(0, {"a": {"b": value}}) for value in (1, 9, 3)], "a", "b") == 3
+
+
+def test_a_quick_run_measures_what_is_asked_for(tmp_path: Path) -> None:
+    lines = tmp_path / "lines"
+    run = subprocess.run(
+        [*COMMAND, "--quick", "--rounds", "2", "--json", str(lines), "tiny", "decisions"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    records = {record["row"]: record for record in map(json.loads, lines.read_text().splitlines())}
+    assert list(records) == ["tiny", "decisions"]
+    for record in records.values():
+        values = sorted(one["value"] for one in record["rounds"])
+        assert len(values) == 2 and 0 < values[0] <= record["measured"] <= values[1]
+        goal = record["goal"]
+        met = record["measured"] >= goal if record["at_least"] else record["measured"] <= goal
+        assert record["met"] == met and record["quick"] and record["versions"]["grpcio"]
+        (shown,) = [line for line in run.stdout.splitlines() if line.startswith(f"| {record['row']} ")]
+        assert ("met" if met else "missed") in [cell.strip() for cell in shown.split("|")]
+    seen = records["tiny"]["rounds"][0]["raw"]
+    assert set(seen["cpu"]) == {"orchestrator", "encoder", "denoiser", "decoder"} and all(
+        seen["cpu"].values()
+    )
+    assert seen["medians"]["server"] > sum(
+        seen["medians"][stage] for stage in ("encode", "denoise", "decode")
+    )
+
+
+def test_a_journey_ends_with_a_completed_video(connection: Connection) -> None:
+    journey = connection.generate({**TINY, "seed": 3})
+    assert journey.video["status"] == "completed" and journey.video["size"] == "16x16"
+    assert 0 < journey.create < journey.total and journey.polls >= 1
+    timeline = connection.timeline(journey.video["id"])
+    assert timeline["completed_at"] - timeline["created_at"] < journey.total
+
+
+def test_an_error_is_no_result(connection: Connection) -> None:
+    with pytest.raises(RuntimeError, match="answered 404"):
+        connection.timeline("video_none")
+    with pytest.raises(RuntimeError, match=r"answered 400.*size"):
+        connection.generate({**TINY, "size": "4096x4096"})
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Accepts every job, and says at the second look that it failed."""
+
+    protocol_version = "HTTP/1.1"
+    status = "queued"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer("queued")
+
+    def do_GET(self) -> None:
+        self._answer(Failing.status)
+        Failing.status = "failed"
+
+    def _answer(self, status: str) -> None:
+        body = json.dumps({"id": "video_1", "status": status, "error": {"code": "no_luck"}}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing: pytest shows what fails."""
+
+
+def test_a_job_that_failed_is_no_result() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            with (
+                Connection(server.server_port) as connection,
+                pytest.raises(RuntimeError, match=r"video_1 failed.*no_luck"),
+            ):
+                connection.generate(TINY)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_what_the_kernel_says_of_a_process(box: OneBox) -> None:
+    mine = os.getpid()
+    before, now, after = cpu_seconds(mine), time.process_time(), cpu_seconds(mine)
+    assert before <= now <= after
+    pid = named(box, "orchestrator").pid
+    idle = cpu_seconds(pid)
+    with Connection(box.port) as connection:
+        connection.generate(TINY)
+    assert cpu_seconds(pid) > idle
+    held = resident_bytes(mine)
+    ballast = bytearray(os.urandom(1 << 16) * 512)  # 32 MiB, written
+    assert resident_bytes(mine) > held + (24 << 20)
+    del ballast
+
+
+async def test_the_scheduler_alone_does_every_job() -> None:
+    bench = Bench(depth=30)
+    assert await bench.run(45) > 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_no_process_outlives_it(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [*COMMAND, "tiny"],
+        cwd=ROOT,
+        env={**os.environ, "TMPDIR": str(tmp_path)},  # what a SIGKILL leaves there goes with it
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as run:
+        until(lambda: has_started_all(run.pid))
+        processes = children(run.pid)
+        os.kill(run.pid, number)
+        assert run.wait(60) == code
+    until(lambda: not any(map(alive, processes)))
+
+
+def test_rows_can_be_told_apart() -> None:
+    assert {"tiny", "tensors", "wan", "cpu", "split", "queue", "throughput", "kill", "memory"} <= set(ROWS)
+    assert len({row.what for row in ROWS.values()}) == len(ROWS)
+    assert Effort().count(5, 1) == 5 and Effort(quick=True).count(5, 1) == 1
+
+
+def test_bad_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--quick", "pigeon"]) == 2
+    assert "pigeon" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["--rounds", "0"])
+    assert ended.value.code == 2
