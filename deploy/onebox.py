@@ -241,10 +241,16 @@ def _given(add_options: AddOptions, args: argparse.Namespace, without: Sequence[
     for action in parser._actions:
         value = getattr(args, action.dest)
         if action.dest not in without and value != action.default:
-            words += (
-                [action.option_strings[0]] if action.nargs == 0 else [action.option_strings[0], str(value)]
-            )
+            option = action.option_strings[0]
+            if action.nargs == 0:
+                words.append(option)
+            else:  # an option that can be repeated has a list
+                words += [word for item in _items(value) for word in (option, str(item))]
     return words
+
+
+def _items(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
 
 
 def _die_with_parent() -> None:

@@ -38,8 +38,8 @@ class ClientError(Exception):
 class VideoClient:
     """Talks to one server; used as ``async with VideoClient("http://127.0.0.1:30010") as client``.
 
-    All methods raise ClientError. Videos are dicts, as the server sends them. ``token`` is the cluster's,
-    which a server may want of operators.
+    All methods raise ClientError. Videos are dicts, as the server sends them. ``token`` is an API key or,
+    for operators, the cluster's token, where the server wants one.
     """
 
     def __init__(self, server: str, token: str | None = None) -> None:

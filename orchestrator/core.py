@@ -13,7 +13,6 @@ from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from weakref import WeakValueDictionary
 
 import grpc
 
@@ -32,6 +31,8 @@ from orchestrator.previews import Previews
 from orchestrator.scheduler import Fate, Scheduler, SchedulerOptions, result_task
 from orchestrator.state_metrics import StateCollector
 from orchestrator.store import JobStore, StoreError
+from orchestrator.watchers import Watchers
+from orchestrator.webhooks import WebhookOptions, Webhooks
 from transfer.urls import EndpointURL
 from triptych_proto import control_pb2 as pb
 
@@ -59,6 +60,7 @@ class CoreOptions:
     retention_seconds: float | None = None  # finished jobs and their files are kept so long; None: for ever
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
     credentials: Credentials = field(default_factory=Credentials)
+    webhooks: WebhookOptions | None = None  # None: none are sent
 
 
 class Orchestrator:
@@ -74,16 +76,26 @@ class Orchestrator:
         self.peers = Peers()
         self.membership = Membership(self.peers, self._dial, options.peers, options.named_peers)
         life = secrets.token_hex(4)
+        self._watchers = Watchers()
         self.scheduler = Scheduler(
-            life, self.peers.lives, self._finished, self._fate, self._metrics, options.scheduler
+            life,
+            self.peers.lives,
+            self._finished,
+            self._fate,
+            self._metrics,
+            options.scheduler,
+            changed=lambda job: self._watchers.notify(job.id),
         )
-        self.ownership = Ownership(self._store, options.name, life, self._jobs, self.scheduler)
+        self.ownership = Ownership(
+            self._store, options.name, life, self._jobs, self.scheduler, self._watchers.notify
+        )
         self.registry.register(StateCollector(self.scheduler, self.peers))
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finish_times: deque[float] = deque(maxlen=32)  # monotonic
+        self._unrecorded: set[str] = set()  # finished, and not yet written so
         self._files_to_delete: dict[str, Job] = {}  # of deleted jobs, whose decoder was not there
         self._background: set[asyncio.Task[None]] = set()
-        self._ends: WeakValueDictionary[str, asyncio.Event] = WeakValueDictionary()  # held by who waits
+        self._webhooks = None if options.webhooks is None else Webhooks(options.webhooks, self._told)
         previews = options.output_dir.parent / "previews"  # not among the videos, whose names decoders choose
         self.previews = Previews(previews, options.preview_bytes, self.content_path, self.read_content)
 
@@ -96,6 +108,9 @@ class Orchestrator:
         await self._store.open()
         unfinished = await self.ownership.start()
         self.membership.start()
+        for job in list(self._jobs.values()):
+            if job.status.final and (job.owner == self._options.name or not self._store.shared):
+                self._tell(job)  # an earlier life has not got through
         if unfinished:
             self._spawn(self._go_on())
         self._spawn(self._keep_ownership())
@@ -115,6 +130,8 @@ class Orchestrator:
         for task in list(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
+        if self._webhooks is not None:
+            await self._webhooks.close()
         await self.previews.close()
         await self.ownership.close()
         await self._store.close()
@@ -132,6 +149,7 @@ class Orchestrator:
         priority: int = 0,
         timeout: float | None = None,
         remixed_from: str | None = None,
+        webhook_url: str | None = None,
         once: Once | None = None,
     ) -> Job:
         """Stores the job, then gives it to the scheduler. Of requests with equal ``once.key`` the first one
@@ -151,12 +169,14 @@ class Orchestrator:
         job = Job.new(model, generation, priority, min(timeout or longest, longest))
         job.owner = self.ownership.name
         job.remixed_from = remixed_from
+        job.webhook_url = webhook_url
         if once is not None:
             job.idempotency_key, job.request_hash = once.key, once.request
         stored = await self._store.add(job)
         if stored is not job:
             return self._jobs.get(stored.id, stored)
         self._jobs[job.id] = job
+        log.info("job=%s state=queued model=%s priority=%d", job.id, job.model, job.priority)
         self.scheduler.add(job)
         return job
 
@@ -165,11 +185,15 @@ class Orchestrator:
         return None if job is None else self._jobs.get(job.id, job)
 
     async def finished(self, job_id: str) -> Job | None:
-        while (job := await self.find(job_id)) is not None and not job.status.final:
-            ended = self._ends.setdefault(job_id, asyncio.Event())
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(ended.wait(), FOLLOW_SECONDS)
+        with self.watch(job_id) as changed:
+            while (job := await self.find(job_id)) is not None and not job.status.final:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(changed.wait(), FOLLOW_SECONDS)
+                changed.clear()
         return job
+
+    def watch(self, job_id: str) -> contextlib.AbstractContextManager[asyncio.Event]:
+        return self._watchers.watch(job_id)
 
     async def find(self, job_id: str) -> Job | None:
         job = self._jobs.get(job_id)
@@ -194,10 +218,11 @@ class Orchestrator:
         if job is None:
             return False
         self._jobs.pop(job_id, None)
+        job.webhook_url = None
         self.scheduler.remove(job_id)
         await self._delete_file(job)  # first: after a crash between the two the client can ask again
         await self._store.delete([job_id])
-        self._wake(job_id)
+        self._watchers.notify(job_id)
         log.info("job=%s state=deleted", job_id)
         return True
 
@@ -309,35 +334,48 @@ class Orchestrator:
         if job is None:
             # Others that use the store may run what we have not heard of yet: the role gives it up in time.
             return Fate.LEAVE if self._store.shared else Fate.DROP
-        if not job.status.final:
+        if not job.status.final or job_id in self._unrecorded:
             return Fate.LEAVE
         return Fate.ACCEPT if result_task(job) == task_id else Fate.DROP
 
     def _finished(self, job: Job) -> None:
         self._finish_times.append(time.monotonic())
+        self._unrecorded.add(job.id)
         self._spawn(self._save(job), "save")
-        self._wake(job.id)
-
-    def _wake(self, job_id: str) -> None:
-        ended = self._ends.pop(job_id, None)
-        if ended is not None:
-            ended.set()
+        self._watchers.notify(job.id)
 
     async def _save(self, job: Job) -> None:
         """The result is safe with the role until it is recorded here: tried until it is."""
+        try:
+            recorded = await self._record(job)
+        finally:
+            self._unrecorded.discard(job.id)
+        if recorded:
+            self.scheduler.accepted(job)
+            self._tell(job)
+        else:
+            log.warning("job=%s was taken over by another orchestrator: its result is dropped", job.id)
+            self.scheduler.dropped(job)
+
+    async def _record(self, job: Job) -> bool:
+        """False if it was not this orchestrator's to record."""
         while job.id in self._jobs:
             try:
-                if await self._store.update(job):
-                    log.warning(
-                        "job=%s was taken over by another orchestrator: its result is dropped", job.id
-                    )
-                    self.scheduler.dropped(job)
-                    return
-                break
+                return not await self._store.update(job)
             except StoreError as error:
                 log.error("job=%s: its end is not recorded yet: %s", job.id, error)
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
-        self.scheduler.accepted(job)
+        return True  # it was deleted, with its file
+
+    def _tell(self, job: Job) -> None:
+        if self._webhooks is not None:
+            self._webhooks.send(job)
+
+    async def _told(self, job: Job) -> None:
+        """After a crash before this is recorded, it is told again."""
+        if job.id in self._jobs:
+            with contextlib.suppress(StoreError):
+                await self._store.update(job)
 
     async def _delete_file(self, job: Job) -> None:
         await self.previews.discard(job.id)
@@ -398,6 +436,7 @@ class Orchestrator:
                 jobs = await self._store.expired(time.time() - retention, SWEEP_JOBS)
                 for job in jobs:
                     self._jobs.pop(job.id, None)
+                    self._watchers.notify(job.id)
                     await self._delete_file(job)
                 if jobs:
                     await self._store.delete([job.id for job in jobs])

@@ -55,7 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--server", metavar="URL", help=f"the orchestrator (default: {DEFAULT_SERVER})")
     parser.add_argument(
-        "--token-file", type=Path, metavar="FILE", help="the cluster's token, if the orchestrator has one"
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="the cluster's token, if the orchestrator has one, or an API key",
     )
     parser.add_argument("--json", action="store_true", help="print the server's reply as it is")
 

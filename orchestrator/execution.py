@@ -84,6 +84,11 @@ class Execution(Generic[Instance, Output]):
         run = self.runs.get(_stage_of(task_id))
         return run if run and run.task_id == task_id and run.state is State.RUNNING else None
 
+    def holder(self, task_id: str) -> Instance | None:
+        """Where the latest attempt of its stage, if ``task_id`` is that, runs or has its output."""
+        run = self.runs.get(_stage_of(task_id))
+        return run.instance if run and run.task_id == task_id else None
+
     def inputs(self, run: StageRun[Instance, Output]) -> list[Output]:
         """The outputs that ``run`` needs; it is ready, so all are there."""
         outputs = [self.runs[name].output for name in run.stage.inputs]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.client import ClientError, Video, VideoClient
+from transfer.secrets import read_token
 
 DEFAULT_SERVER = "http://127.0.0.1:30010"
 BAR_WIDTH = 30
@@ -36,6 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, default=Path("out.mp4"), help="file (default: %(default)s)"
     )
     parser.add_argument("--server", default=DEFAULT_SERVER, metavar="URL", help="(default: %(default)s)")
+    parser.add_argument(
+        "--api-key-file", type=Path, metavar="FILE", help="the key, if the server wants one: one word"
+    )
     parser.add_argument("--model", help="one of those that the server lists")
     parser.add_argument("--size", metavar="WxH", help="for example 832x480")
     length = parser.add_mutually_exclusive_group()
@@ -56,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     """The exit code: 0, 1 for an error (one line on stderr), 130 after Ctrl-C (which deletes the job)."""
     try:
         asyncio.run(_generate(args))
-    except (ClientError, OSError) as error:
+    except (ClientError, OSError, ValueError) as error:
         print(f"triptych generate: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -69,7 +73,8 @@ async def _generate(args: argparse.Namespace) -> None:
     fields = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
     # Before minutes are spent on a video that cannot be saved.
     await asyncio.to_thread(args.output.parent.mkdir, parents=True, exist_ok=True)
-    async with VideoClient(args.server) as client:
+    key = None if args.api_key_file is None else await asyncio.to_thread(read_token, args.api_key_file)
+    async with VideoClient(args.server, key) as client:
         video = await client.create(prompt=args.prompt, **fields)
         progress = _Progress()
         try:

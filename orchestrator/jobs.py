@@ -111,6 +111,7 @@ class Job:
     remixed_from: str | None = None  # the id of the job whose parameters it took
     idempotency_key: str | None = None  # as in Once, of which it is the only job
     request_hash: str | None = None
+    webhook_url: str | None = None  # that is still to be told of the end
 
     @staticmethod
     def new(model: str, generation: Generation, priority: int = 0, timeout: float | None = None) -> Job:

@@ -19,6 +19,8 @@ from orchestrator import credentials
 from orchestrator.core import CoreOptions, Orchestrator
 from orchestrator.credentials import Credentials
 from orchestrator.http.app import create_runner
+from orchestrator.http.arguments import access as load_access
+from orchestrator.http.arguments import add_arguments as add_http_arguments
 from orchestrator.http.options import HttpOptions
 from orchestrator.membership import NamedPeers
 from orchestrator.ownership import NameTaken
@@ -156,6 +158,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="bytes of thumbnails and contact sheets that are kept (default: %(default)s)",
     )
+    add_http_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -176,6 +179,7 @@ async def _serve(args: argparse.Namespace) -> None:
     known_by = Credentials.from_arguments(args)
     data_dir: Path = args.data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
+    access = load_access(args, data_dir)
     listed, named = parse_peers({role: getattr(args, f"{role}_urls") for role in ROLES})
     orchestrator = Orchestrator(
         CoreOptions(
@@ -188,6 +192,7 @@ async def _serve(args: argparse.Namespace) -> None:
             preview_bytes=args.preview_cache,
             retention_seconds=args.retention or None,
             credentials=known_by,
+            webhooks=access.webhooks,
             scheduler=SchedulerOptions(
                 max_tries=args.max_tries,
                 job_seconds=args.job_timeout,
@@ -205,6 +210,11 @@ async def _serve(args: argparse.Namespace) -> None:
         sync_timeout=args.sync_timeout,
         ignore_unknown_fields=args.ignore_unknown_fields,
         cluster_token=known_by.token,
+        api_keys=access.keys,
+        signer=access.signer,
+        cors_origins=access.origins,
+        max_streams=args.max_streams,
+        webhook_targets=None if access.webhooks is None else access.webhooks.targets,
     )
     runner = create_runner(orchestrator, http)
     stopping = asyncio.Event()
@@ -215,7 +225,7 @@ async def _serve(args: argparse.Namespace) -> None:
         await runner.setup()
         await web.TCPSite(runner, args.host, args.port).start()
         log.info("serving on http://%s:%d", args.host, args.port)
-        _warn_if_open(args.host, args.port, known_by)
+        _warn_if_open(args.host, args.port, known_by, access.keys is not None)
         requested = asyncio.create_task(stopping.wait())
         endings: tuple[asyncio.Future[Any], ...] = (requested, orchestrator.stopped)
         await asyncio.wait(endings, return_when=asyncio.FIRST_COMPLETED)
@@ -228,15 +238,18 @@ async def _serve(args: argparse.Namespace) -> None:
     log.info("stopped")
 
 
-def _warn_if_open(host: str, port: int, known_by: Credentials) -> None:
+def _warn_if_open(host: str, port: int, known_by: Credentials, keyed: bool = False) -> None:
     if known_by or is_loopback(host):
         return
+    clients = "" if keyed else "whoever reaches this port can send, watch and delete requests, and "
+    options = "--cluster-token-file, --tls-cert" + ("" if keyed else "; for clients --api-key-file")
     log.warning(
-        "%s:%d is open to the network, and roles are trusted unseen: whoever reaches this port can send,"
-        " watch and delete requests, and whoever answers at a role's URL sees prompts"
-        " (--cluster-token-file, --tls-cert; for clients a proxy that knows them)",
+        "%s:%d is open to the network, and roles are trusted unseen: %swhoever answers at a role's URL sees"
+        " prompts (%s)",
         host,
         port,
+        clients,
+        options,
     )
 
 

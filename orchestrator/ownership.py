@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 
 from orchestrator.jobs import Job
 from orchestrator.scheduler import Scheduler
@@ -14,6 +15,7 @@ log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
 SILENT_SECONDS = 10.0  # an orchestrator that has not been seen for so long is dead
+ORPHAN_SECONDS = 2.0  # for roles to notice that an orchestrator is gone, before its jobs go on
 FENCED_SECONDS = 6.0  # one that cannot say that it lives stops before the others take over
 
 
@@ -25,14 +27,21 @@ class Ownership:
     """The owner's side of a job store. With a store that nobody else uses there is nothing to beat for."""
 
     def __init__(
-        self, store: JobStore, name: str, life: str, jobs: dict[str, Job], scheduler: Scheduler
+        self,
+        store: JobStore,
+        name: str,
+        life: str,
+        jobs: dict[str, Job],
+        scheduler: Scheduler,
+        changed: Callable[[str], None] = lambda job_id: None,
     ) -> None:
-        """``jobs`` is what is known in memory, of all owners."""
+        """``jobs`` is what is known in memory, of all owners; ``changed`` hears which jobs others changed."""
         self.name = name
         self._store = store
         self._life = life
         self._jobs = jobs
         self._scheduler = scheduler
+        self._changed = changed
         self._since: float | None = None
         self._last_beat = time.monotonic()
         self._fenced = False
@@ -90,8 +99,13 @@ class Ownership:
         for job_id in lost:
             log.warning("job=%s belongs to another orchestrator, or was deleted: left to it", job_id)
             self._scheduler.remove(job_id)
-        for job in await self._store.take_over(self.name, SILENT_SECONDS, self._scheduler.active.keys()):
+        taken = await self._store.take_over(self.name, SILENT_SECONDS, self._scheduler.active.keys())
+        if taken:
+            self._scheduler.hold()
+        for job in taken:
             self._take(job)
+        if taken:
+            asyncio.get_running_loop().call_later(ORPHAN_SECONDS, self._scheduler.resume)
         await self._follow()
 
     async def _follow(self) -> None:
@@ -106,9 +120,11 @@ class Ownership:
             if job.owner != self.name:
                 self._scheduler.remove(job.id)
                 self._jobs[job.id] = job
+                self._changed(job.id)
         for job_id in gone:
             self._scheduler.remove(job_id)
             self._jobs.pop(job_id, None)
+            self._changed(job_id)
 
     def _take(self, job: Job) -> None:
         known = self._jobs.get(job.id)

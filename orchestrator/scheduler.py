@@ -56,9 +56,11 @@ class Scheduler:
         metrics: Metrics,
         options: SchedulerOptions,
         graph: Graph = GENERATION,
+        changed: Callable[[Job], None] = lambda job: None,
     ) -> None:
         """``finished`` hears of every job that completed or failed, with its outcome filled in; ``fate``
-        knows, by job and task id, of work that an earlier orchestrator has left at a role.
+        knows, by job and task id, of work that an earlier orchestrator has left at a role; ``changed`` hears
+        of every step of a job until then.
         """
         self.active: dict[str, Active] = {}
         self.costs = CostModel()
@@ -70,12 +72,13 @@ class Scheduler:
         self._lives = lives
         self._finished = finished
         self._fate = fate
+        self._changed = changed
         self._metrics = metrics
         self._options = options
         self._graph = graph
         self._deadlines: list[tuple[float, str]] = []  # a heap; jobs that are over stay until their time
         self._absent_since: dict[tuple[str, str], float] = {}  # by role and model, monotonic
-        self._held = False
+        self._holds = 0
 
     # ---- jobs
 
@@ -86,8 +89,7 @@ class Scheduler:
             job.deadline = job.created_at + self._options.job_seconds
         heapq.heappush(self._deadlines, (job.deadline, job.id))
         self._apply(active, active.execution.start())
-        for life in self._lives():
-            self._take_orphans(life, list(life.orphans.pop(job.id, ())))
+        self._offer(job.id)
         self.dispatch()
 
     def remove(self, job_id: str) -> bool:
@@ -96,24 +98,28 @@ class Scheduler:
         if active is None:
             return False
         self._withdraw(active)
+        self._offer(job_id)
         self.dispatch()
         return True
 
     def hold(self) -> None:
         """Dispatches nothing until ``resume``: what still runs somewhere is to be adopted, not repeated."""
-        self._held = True
+        self._holds += 1
 
     def resume(self) -> None:
-        self._held = False
+        """To be called once for each ``hold``."""
+        self._holds -= 1
         self.dispatch()
 
     def accepted(self, job: Job) -> None:
         """The result of a completed job is recorded: the instance that holds it need not any more."""
         self._tell_holder(job, pb.Command(accept=pb.Accept(task_ids=[result_task(job)])))
+        self._offer(job.id)
 
     def dropped(self, job: Job) -> None:
         """Nobody needs the result of this job."""
         self._tell_holder(job, pb.Command(release=pb.Release(task_ids=[result_task(job)])))
+        self._offer(job.id)
 
     def _tell_holder(self, job: Job, command: pb.Command) -> None:
         for life in self._lives():
@@ -178,6 +184,7 @@ class Scheduler:
                 active.end(run.task_id, "lost", f"{life} was lost")
                 self._retrying(active, run, "instance lost", f"{life} was lost")
             self._apply(active, effects)
+            self._offer(job_id)
         life.tasks.clear()
         self._note_absences()
         self.dispatch()
@@ -212,14 +219,25 @@ class Scheduler:
         adopted: list[str] = []
         for task_id in task_ids:
             active = self.active.get(task_id.split("/", 1)[0])
+            holder = active.execution.holder(task_id) if active is not None else None
             if active is None:
                 self._judge(life, task_id)
+            elif holder is life:
+                continue  # ours already: it was offered twice
+            elif holder is not None:
+                # Its file was found by another instance before we heard that the first one died.
+                life.keep_orphan(active.job.id, task_id)
             elif self._adopt(active, life, task_id):
                 adopted.append(task_id)
             else:
                 life.send(pb.Command(cancel=pb.Cancel(task_id=task_id)))
         if adopted:
             life.send(pb.Command(adopt=pb.Adopt(task_ids=adopted)))
+
+    def _offer(self, job_id: str) -> None:
+        """Things have changed for the orphans of this job that were left where they are."""
+        for life in self._lives():
+            self._take_orphans(life, list(life.orphans.pop(job_id, ())))
 
     def unclaimed(self) -> set[str]:
         """Jobs of orphans that were left to other orchestrators."""
@@ -280,6 +298,7 @@ class Scheduler:
             return
         active, run = found
         active.progress(run, progress.step, progress.total, self._graph, self.costs)
+        self._changed(active.job)
         share = 1 - min(progress.step / progress.total, 1.0)
         job = active.job
         life.tasks[progress.task_id] = share * self.costs.estimate(
@@ -296,6 +315,10 @@ class Scheduler:
         active, run = found
         job, timing = active.job, done.timing
         active.end(done.task_id, "done", timing=timing)
+        log.info(
+            "job=%s stage=%s try=%d state=done on=%s seconds=%.3f",
+            *(job.id, run.stage.name, run.attempts, life.url, timing.compute),
+        )
         if done.HasField("slot"):
             life.outbox[done.task_id] = life.slot_bytes(done.slot.length)
             self._sizes.observe(run.stage, job, done.slot.length)
@@ -306,6 +329,7 @@ class Scheduler:
             self.costs.observe(run.stage, job.model, job.generation, life.url, timing.compute)
         job.peak_memory_bytes = max(job.peak_memory_bytes, done.peak_memory_bytes)
         active.show_progress(self._graph)
+        self._changed(job)
         self._apply(active, active.execution.done(life, done.task_id, Output(life, done)))
         result = active.execution.result
         if result is not None:
@@ -344,7 +368,7 @@ class Scheduler:
 
     def dispatch(self) -> None:
         """Gives ready stages to instances with room."""
-        if not self._held:
+        if not self._holds:
             for active, run, life in self.dispatcher.assignments():
                 self._send(active, run, life)
 
@@ -371,6 +395,7 @@ class Scheduler:
         if job.status is Status.QUEUED:
             job.status = Status.IN_PROGRESS
             job.started_at = time.time()
+        self._changed(job)
 
     def _ended(self, life: Life, task_id: str) -> None:
         """The task no longer takes up a place."""

@@ -17,7 +17,8 @@ from services.options import RoleOptions
 from services.role import Role
 from services.server import RoleServer
 from services.stage import MediaStage, Stage, TensorStage
-from services.worker import Worker, WorkerLimits
+from services.task import WorkerLimits
+from services.worker import Worker
 from transfer.endpoint import TransferEndpoint
 from transfer.pool import arena_bytes
 from transfer.urls import is_loopback

@@ -115,16 +115,21 @@ class RoleServer(RoleServicer):
         self._sessions.add(session)
         orphans = self._worker.attach(session)
         reader = asyncio.create_task(self._read_commands(session, request_iterator))
+
+        def end() -> None:
+            reader.cancel()
+            self._sessions.discard(session)
+            self._worker.detach(session)
+            log.info("the orchestrator at %s is gone", caller)
+
+        # Not in the finally below: it is not reached while the other side takes nothing of what is sent.
+        session.on_close = end
         try:
             yield pb.Events(events=[pb.Event(hello=self._hello(orphans))])
             async for frame in session.frames():
                 yield frame
         finally:
-            reader.cancel()
             session.close()
-            self._sessions.discard(session)
-            self._worker.detach(session)
-            log.info("the orchestrator at %s is gone", caller)
 
     async def ReadFile(
         self,

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from triptych_proto.control_pb2 import Event, Events
 
@@ -28,6 +28,7 @@ class Session:
     """
 
     def __init__(self) -> None:
+        self.on_close: Callable[[], object] = lambda: None
         self._events: deque[Event] = deque()
         self._changed = asyncio.Event()
         self._last_progress = 0.0
@@ -52,7 +53,9 @@ class Session:
         self._changed.set()
 
     def close(self) -> None:
-        """No more events; frames() ends."""
+        """No more events; frames() ends, and ``on_close`` is called soon."""
+        if not self.closed:
+            asyncio.get_running_loop().call_soon(self.on_close)
         self.closed = True
         self._changed.set()
 

@@ -5,19 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 
 from services import validation
 from services.media.mp4 import MediaError
 from services.model.base import Cancelled, InvalidRequest, Value
 from services.session import Session
 from services.stage import Product, Stage
+from services.task import InputLost, NoRoom, Output, Task, TaskControl, WorkerLimits
 from services.wire import engine_addresses, slot_location, slot_message
-from transfer.endpoint import Held, Received, TransferEndpoint
+from transfer.endpoint import Received, TransferEndpoint
 from transfer.errors import PoolFull, TransferError
 from transfer.urls import EndpointURL
 from triptych_proto.control_pb2 import (
@@ -31,7 +30,6 @@ from triptych_proto.control_pb2 import (
     Places,
     Progress,
     Run,
-    Timing,
     Transfer,
 )
 
@@ -40,73 +38,6 @@ log = logging.getLogger(__name__)
 MAX_ORPHANS = 10_000  # told at once; further ones are told when these are gone
 MAX_ID_CHARS = 200
 READ_ATTEMPTS = 2  # from the same holder, before the input counts as lost
-
-
-class InputLost(Exception):
-    """An input could not be read from the peer that holds it."""
-
-    def __init__(self, task_id: str, cause: TransferError) -> None:
-        super().__init__(str(cause))
-        self.task_id = task_id
-
-
-class NoRoom(Exception):
-    """A pool stayed full for too long; nobody's fault, and to be tried again."""
-
-
-class TaskControl:
-    """How the compute thread tells of its progress and hears of a cancel."""
-
-    def __init__(self, report: Callable[[int, int], None]) -> None:
-        self._report = report
-        self._cancelled = threading.Event()
-
-    @property
-    def cancelled(self) -> bool:
-        return self._cancelled.is_set()
-
-    def cancel(self) -> None:
-        self._cancelled.set()
-
-    def raise_if_cancelled(self) -> None:
-        if self._cancelled.is_set():
-            raise Cancelled
-
-    def progress(self, step: int, total: int) -> None:
-        self._report(step, total)
-
-
-@dataclass
-class Task:
-    """A task that was taken and is not finished."""
-
-    run: Run
-    session: Session | None  # whoever hears of it; None after its stream broke
-    control: TaskControl
-    coroutine: asyncio.Task[None] | None = None
-    interruptible: bool = False  # the coroutine may be cancelled: it runs, and no thread works for it
-    computing: bool = False  # its turn has come
-    input_ready: InputReady | None = None  # once its inputs are here
-    handed_back: bool = False  # cancelled because this role drains
-    timing: Timing = field(default_factory=Timing)
-
-
-@dataclass
-class Output:
-    """A finished output: in its slot until it is released, or a file until it is accepted or released."""
-
-    done: Done
-    product: Product
-    held: Held | None  # the slot; None for a file
-    session: Session | None  # whoever heard of it; None after its stream broke
-
-
-@dataclass(frozen=True)
-class WorkerLimits:
-    capacity: int  # tasks at once: one computes, the others read their inputs
-    read_seconds: float  # for one read of an input
-    pool_seconds: float  # waiting for room in a pool
-    hold_seconds: float  # how long outputs outlive the stream of the orchestrator that knows of them
 
 
 class Worker:
@@ -138,16 +69,15 @@ class Worker:
     def detach(self, session: Session) -> None:
         """The stream broke: the work goes on, and its outputs are held for a time."""
         self._sessions.remove(session)
-        for task in self.tasks.values():
-            if task.session is session:
-                task.session = None
-        for output in self.outputs.values():
-            if output.session is session:
-                output.session = None
-        orphans = self._orphans()
+        orphans: list[str] = []  # new ones: of the others everybody has heard
+        everything: tuple[tuple[str, Task | Output], ...] = (*self.tasks.items(), *self.outputs.items())
+        for task_id, item in everything:
+            if item.session is session:
+                item.session = None
+                orphans.append(task_id)
         for other in self._sessions:
             if orphans:
-                other.send(Event(orphans=Orphans(task_ids=orphans)))
+                other.send(Event(orphans=Orphans(task_ids=orphans[:MAX_ORPHANS])))
         self._note_places()
         self._note_idle()
         self._loop.call_later(self.limits.hold_seconds, self._release_orphans)

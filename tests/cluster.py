@@ -19,7 +19,8 @@ from services.model.emulated import EmulatedModel
 from services.role import Role
 from services.server import RoleServer
 from services.stage import MediaStage, Product, Stage, TensorStage
-from services.worker import Worker, WorkerLimits
+from services.task import WorkerLimits
+from services.worker import Worker
 from transfer.endpoint import TransferEndpoint
 from transfer.urls import EndpointURL
 from triptych_proto.control_pb2 import Generation

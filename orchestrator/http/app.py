@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from orchestrator.http import content, health, images, models, peers, sync, timeline, videos
+from orchestrator.http import content, events, health, images, models, peers, sync, timeline, videos
+from orchestrator.http.auth import CONTENT, auth_middleware
+from orchestrator.http.connections import Connections
+from orchestrator.http.cors import add_cors_headers, cors_middleware
 from orchestrator.http.errors import add_request_id, error_middleware
 from orchestrator.http.options import HttpOptions
 from orchestrator.http.service import OPTIONS, SERVICE, VideoService
@@ -13,10 +16,14 @@ SHUTDOWN_SECONDS = 5.0  # for requests that are under way when the server stops
 
 
 def create_app(service: VideoService, options: HttpOptions) -> web.Application:
-    app = web.Application(middlewares=[error_middleware], client_max_size=options.max_body_bytes)
+    middlewares = [error_middleware, cors_middleware, auth_middleware]
+    app = web.Application(middlewares=middlewares, client_max_size=options.max_body_bytes)
     app[SERVICE] = service
     app[OPTIONS] = options
+    app[events.STREAMS] = events.Streams(options.max_streams)
+    app.on_shutdown.append(app[events.STREAMS].close)
     app.on_response_prepare.append(add_request_id)
+    app.on_response_prepare.append(add_cors_headers)
     app.add_routes(
         [
             web.post("/v1/videos", videos.create),
@@ -26,8 +33,9 @@ def create_app(service: VideoService, options: HttpOptions) -> web.Application:
             web.get("/v1/videos/{id}", videos.retrieve),
             web.delete("/v1/videos/{id}", videos.delete),
             web.post("/v1/videos/{id}/remix", videos.remix),
-            web.get("/v1/videos/{id}/content", content.content),
+            web.get(CONTENT, content.content),
             web.get("/v1/videos/{id}/timeline", timeline.timeline),
+            web.get("/v1/videos/{id}/events", events.events),
             web.post("/v1/images/generations", images.generate),
             web.post("/v1/images/edits", images.edit),
             web.get("/v1/models", models.list_models),
@@ -46,9 +54,15 @@ def create_app(service: VideoService, options: HttpOptions) -> web.Application:
 
 def create_runner(service: VideoService, options: HttpOptions) -> web.AppRunner:
     """The application with the settings of its connections, for a ``TCPSite``."""
-    return web.AppRunner(
-        create_app(service, options),
+    app = create_app(service, options)
+    connections = Connections(options.header_timeout, lambda: runner.server)
+    app.middlewares.append(connections.middleware)
+    app.cleanup_ctx.append(connections.run)
+    runner = web.AppRunner(
+        app,
         keepalive_timeout=options.keepalive_timeout,
+        lingering_time=options.linger_seconds,
         shutdown_timeout=SHUTDOWN_SECONDS,
         access_log=None,  # a client polls ten times a second: metrics count, a log would drown
     )
+    return runner

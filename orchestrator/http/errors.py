@@ -78,6 +78,11 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         ).response()
 
 
+def request_id(request: web.Request) -> str:
+    """The request's own id, or the one it was given."""
+    return request[_REQUEST_ID]
+
+
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """An ``on_response_prepare`` signal: it also reaches replies that are streamed."""
     request_id = request.get(_REQUEST_ID)

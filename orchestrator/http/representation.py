@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.jobs import Job, Status
 
 
-def representation(job: Job, base_url: str | None, retention_seconds: float | None) -> dict[str, Any]:
+def representation(job: Job, url: str | None, retention_seconds: float | None) -> dict[str, Any]:
     """OpenAI's Video object, with what SGLang and vLLM-Omni add to it and AIPerf reads.
 
     ``seconds`` is a string, as in OpenAI's API: the length of the video, which the model's frame counts
@@ -58,8 +58,8 @@ def representation(job: Job, base_url: str | None, retention_seconds: float | No
         video["peak_memory_mb"] = job.peak_memory_bytes / 2**20
         if job.file is not None:
             video["frames_xxh3"] = f"{job.file.frames_checksum:016x}"
-        if base_url is not None:
-            video["url"] = f"{base_url}/v1/videos/{job.id}/content"
+        if url is not None:
+            video["url"] = url
     return video
 
 

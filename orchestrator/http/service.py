@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
@@ -37,9 +39,11 @@ class VideoService(Protocol):
         priority: int = 0,
         timeout: float | None = None,
         remixed_from: str | None = None,
+        webhook_url: str | None = None,
         once: Once | None = None,
     ) -> Job:
-        """A new job, stored durably; it fails when ``timeout`` seconds are over. With ``once`` it may be
+        """A new job, stored durably; it fails when ``timeout`` seconds are over; ``webhook_url`` is
+        told of its end. With ``once`` it may be
         another, earlier one: that of the same key, whose ``request_hash`` need not be the same.
 
         Raises ApiError: 429 (queue full) or 503 (no instance of a role for too long).
@@ -53,6 +57,9 @@ class VideoService(Protocol):
 
     async def find(self, job_id: str) -> Job | None:
         """From memory, else from the store, where another orchestrator may have put it."""
+
+    def watch(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
+        """The event is set whenever the job has changed or is gone, which ``find`` then tells."""
 
     def page(self, after: str | None, limit: int, newest_first: bool) -> tuple[list[Job], bool]:
         """At most ``limit`` of the jobs in memory by age, those after the one of id ``after``, and whether

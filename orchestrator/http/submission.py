@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,14 +11,18 @@ from urllib.parse import quote
 from aiohttp import web
 
 from orchestrator.http import idempotency
+from orchestrator.http.auth import caller
 from orchestrator.http.body import read_fields
-from orchestrator.http.errors import ApiError, invalid
+from orchestrator.http.errors import ApiError, invalid, request_id
 from orchestrator.http.fields import Given
 from orchestrator.http.health import not_ready
+from orchestrator.http.options import HttpOptions
 from orchestrator.http.request import parse_request
 from orchestrator.http.service import OPTIONS, SERVICE
 from orchestrator.http.video_fields import REMIX, VIDEO
 from orchestrator.jobs import Job, Once, Status
+
+log = logging.getLogger(__name__)
 
 IGNORED_HEADER = "X-Ignored-Fields"
 MAX_IGNORED = 16  # shown
@@ -93,11 +98,26 @@ async def _submit(
             priority=wanted.priority,
             timeout=min(limits, default=None),
             remixed_from=source,
+            webhook_url=_webhook_url(values, options),
             once=once,
         )
+        if who := caller(request):
+            log.info("job=%s request=%s key=%s", job.id, request_id(request), who)
     if once is not None:
         idempotency.same(job, once)
     return Submission(job, once is not None, given.ignored)
+
+
+def _webhook_url(values: Mapping[str, Any], options: HttpOptions) -> str | None:
+    if "webhook_url" not in values:
+        return None
+    if options.webhook_targets is None:
+        message = "webhook_url is not supported: this server was started without --webhook-allow"
+        raise ApiError(400, message, code="unsupported_field", param="webhook_url")
+    try:
+        return str(options.webhook_targets.check(values["webhook_url"]))
+    except ValueError as error:
+        raise invalid("webhook_url", f"webhook_url: {error}") from None
 
 
 def _fields(job: Job) -> dict[str, Any]:

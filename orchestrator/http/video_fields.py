@@ -44,6 +44,7 @@ VIDEO = Fields(
         Field("seed", integer, 0, MAX_UINT64),
         Field("priority", integer, -10, 10),
         Field("timeout", number, 1, 86400),
+        Field("webhook_url", text),
         Field("user", text),  # OpenAI's tag of an end user: accepted, and of no effect
     ),
     (
@@ -78,4 +79,11 @@ VIDEO = Fields(
     ),
 )
 
-REMIX = ("prompt", "seed", "priority", "timeout", "user")  # what a remix may say; the rest is its source's
+REMIX = (
+    "prompt",
+    "seed",
+    "priority",
+    "timeout",
+    "webhook_url",
+    "user",
+)  # what a remix may say; the rest is its source's

@@ -21,12 +21,12 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # other ids are no job's, and no busin
 
 async def create(request: web.Request) -> web.Response:
     made = await submission.submit(request)
-    return web.json_response(_video(request, made.job), headers=made.headers)
+    return web.json_response(represent(request, made.job), headers=made.headers)
 
 
 async def remix(request: web.Request) -> web.Response:
     made = await submission.remix(request, await find_job(request))
-    return web.json_response(_video(request, made.job), headers=made.headers)
+    return web.json_response(represent(request, made.job), headers=made.headers)
 
 
 async def unserved(request: web.Request) -> web.Response:
@@ -46,7 +46,7 @@ async def list_videos(request: web.Request) -> web.Response:
         jobs, has_more = request.app[SERVICE].page(after, limit, order == "desc")
     except KeyError:
         raise invalid("after", f"after: there is no video {str(after)[:128]!r}") from None
-    page = [_video(request, job) for job in jobs]
+    page = [represent(request, job) for job in jobs]
     return web.json_response(
         {
             "object": "list",
@@ -60,7 +60,7 @@ async def list_videos(request: web.Request) -> web.Response:
 
 async def retrieve(request: web.Request) -> web.Response:
     """A failed job is a 200 too: clients take any other status for a failed poll, and give up."""
-    return web.json_response(_video(request, await find_job(request)))
+    return web.json_response(represent(request, await find_job(request)))
 
 
 async def delete(request: web.Request) -> web.Response:
@@ -89,8 +89,17 @@ def base_url(request: web.Request) -> str | None:
     return f"{request.scheme}://{host}" if host else None
 
 
-def _video(request: web.Request, job: Job) -> dict[str, Any]:
-    return representation(job, base_url(request), request.app[SERVICE].retention_seconds)
+def represent(request: web.Request, job: Job) -> dict[str, Any]:
+    """The job as this client sees it."""
+    return representation(job, _content_url(request, job), request.app[SERVICE].retention_seconds)
+
+
+def _content_url(request: web.Request, job: Job) -> str | None:
+    base, signer = base_url(request), request.app[OPTIONS].signer
+    if base is None:
+        return None
+    url = f"{base}/v1/videos/{job.id}/content"
+    return url if signer is None else f"{url}?{signer.query(job.id, 'video')}"
 
 
 def _limit(text: str) -> int:

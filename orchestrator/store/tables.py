@@ -66,6 +66,7 @@ jobs = sa.Table(
     sa.Column("remixed_from", sa.String(64)),
     sa.Column("idempotency_key", sa.String(64), index=True, unique=True),
     sa.Column("request_hash", sa.String(64)),
+    sa.Column("webhook_url", sa.Text),
     sa.Column("updated_at", sa.Double, nullable=False, index=True),
     sa.Column("deleted", sa.Boolean, nullable=False),  # kept for a while, for other orchestrators to see
 )

@@ -15,7 +15,7 @@ from deploy.onebox import free_port
 from orchestrator.peers import State
 from orchestrator.scheduler import SchedulerOptions
 from services.role import Role
-from services.worker import WorkerLimits
+from services.task import WorkerLimits
 from tests.cluster import Cluster, finished, until
 from tests.door import door
 from tests.link import Link

@@ -174,9 +174,9 @@ class Scene:
             assert life is None or sum(map(len, life.orphans.values())) < 100_000
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    scene = Scene(tmp_path_factory.mktemp("fuzz"))
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
     asyncio.set_event_loop(scene.loop)
     with patch.object(peers, "BROKEN_SECONDS", (0.0,)), patch.object(peers, "RETRY_SECONDS", (0.0,)):
         scene.loop.run_until_complete(scene.open())

@@ -17,7 +17,7 @@ from orchestrator.core import Orchestrator
 from orchestrator.jobs import Job, Status
 from orchestrator.ownership import NameTaken
 from services.role import Role
-from services.worker import WorkerLimits
+from services.task import WorkerLimits
 from tests.cluster import Cluster, finished, until
 from tests.link import Link
 from triptych_proto.control_pb2 import Generation

@@ -10,7 +10,7 @@ from orchestrator.jobs import Job, Status
 from orchestrator.scheduler import SchedulerOptions
 from orchestrator.store import JobStore
 from services.role import Role
-from services.worker import WorkerLimits
+from services.task import WorkerLimits
 from tests.cluster import Cluster, finished, until
 
 SLOW = "emulated:denoise=0.5"

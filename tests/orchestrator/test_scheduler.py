@@ -326,6 +326,57 @@ def test_orphans_of_a_stream_that_broke_while_another_lives() -> None:
     assert encoder.adopted == ["b/encode/e0-1"] and encoder.tasks == []
 
 
+def test_an_orphan_that_is_offered_twice_is_adopted_once_and_never_dropped() -> None:
+    """An earlier stream of the same role may end after a new one began: what it ran is offered again."""
+    bench = Bench()
+    bench.scheduler.hold()
+    job = bench.submit("a")
+    decoder = bench.join("decoder", orphans=["a/decode/e1-1"])
+    decoder.send(orphans=pb.Orphans(task_ids=["a/decode/e1-1"]))
+    decoder.read()
+    assert decoder.adopted == ["a/decode/e1-1"] and decoder.cancelled == []
+    decoder.done("a/decode/e1-1")
+    bench.fate = Fate.LEAVE  # as long as the end of the job is not recorded
+    decoder.send(orphans=pb.Orphans(task_ids=["a/decode/e1-1"]))
+    decoder.read()
+    assert job.status is Status.COMPLETED and decoder.cancelled == decoder.released == []
+    bench.fate = Fate.ACCEPT
+    bench.scheduler.accepted(job)
+    decoder.read()
+    assert set(decoder.accepted) == {"a/decode/e1-1"} and decoder.cancelled == []
+
+
+def test_a_held_output_that_is_offered_twice_is_kept() -> None:
+    bench = Bench()
+    bench.scheduler.hold()
+    bench.submit("a")
+    encoder = bench.join("encoder", orphans=["a/encode/e1-1"])
+    encoder.done("a/encode/e1-1")
+    encoder.send(orphans=pb.Orphans(task_ids=["a/encode/e1-1"]))
+    encoder.read()
+    assert encoder.cancelled == encoder.released == []
+    bench.scheduler.resume()
+    denoiser = bench.join("denoiser")
+    assert denoiser.stages() == ["a"]
+
+
+def test_a_result_that_another_instance_found_is_taken_when_its_maker_is_gone() -> None:
+    bench = Bench()
+    encoder, denoiser, first = (bench.join(role) for role in ("encoder", "denoiser", "decoder"))
+    job = bench.submit("a")
+    encoder.done()
+    denoiser.done()
+    (task,) = first.read()
+    second = bench.join("decoder", orphans=[task])
+    second.read()
+    assert second.adopted == second.cancelled == []
+    first.die()
+    second.read()
+    assert second.adopted == [task]
+    second.done(task)
+    assert job.status is Status.COMPLETED and job.file_url == str(second.life.url)
+
+
 @pytest.mark.parametrize("fate", list(Fate))
 def test_orphans_without_a_job_here(fate: Fate) -> None:
     bench = Bench()

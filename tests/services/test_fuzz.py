@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from orchestrator.jobs import Status
 from services import session
 from services.role import Role
-from services.worker import WorkerLimits
+from services.task import WorkerLimits
 from tests.cluster import Cluster, RoleInstance, finished, until
 from tests.mutation import mutated
 from triptych_proto import control_pb2 as pb
@@ -136,9 +136,9 @@ class Quiet:
     def raise_if_cancelled(self) -> None: ...
 
 
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    scene = Scene(tmp_path_factory.mktemp("fuzz"))
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
     asyncio.set_event_loop(scene.loop)
     scene.loop.run_until_complete(scene.open())
     yield scene
@@ -189,7 +189,16 @@ def test_lies(scene: Scene, caplog: pytest.LogCaptureFixture, frames: list[Frame
             assert record.name != "asyncio", line
 
 
-async def test_an_orchestrator_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
+async def flood(stream: grpc.aio.StreamStreamCall[pb.Commands, pb.Events]) -> None:
+    asked = pb.Command(adopt=pb.Adopt(task_ids=["unknown"] * 1000))  # each is answered by a Failed
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        while True:
+            await stream.write(pb.Commands(commands=[asked] * 10))
+
+
+async def test_an_orchestrator_that_does_not_read_is_cut_off(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     instance = RoleInstance(Role.ENCODER, tmp_path)
     await instance.start()
     try:
@@ -197,12 +206,11 @@ async def test_an_orchestrator_that_does_not_read_is_cut_off(tmp_path: Path) -> 
             patch.setattr(session, "MAX_EVENTS_WAITING", 5000)
             async with grpc.aio.insecure_channel(instance.url.target) as channel:
                 stream = RoleStub(channel).Attach()
-                asked = pb.Command(adopt=pb.Adopt(task_ids=["unknown"] * 1000))
-                with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                    for _ in range(10_000):  # each id is answered by a Failed
-                        await stream.write(pb.Commands(commands=[asked] * 10))
-                    pytest.fail("the stream stays open")
-        await until(lambda: not instance.server.attached)
+                writing = asyncio.create_task(flood(stream))
+                await until(lambda: "does not read what it asked for" in caplog.text)
+                await until(lambda: not instance.server.attached)
+                assert instance.worker._sessions == []
+                writing.cancel()
     finally:
         await instance.stop()
 

@@ -15,8 +15,9 @@ from services.media.mp4 import MediaError
 from services.model.base import Control, InvalidRequest, Value
 from services.session import Session
 from services.stage import Product, file_name, media_path
+from services.task import WorkerLimits
 from services.wire import endpoint_messages, slot_message
-from services.worker import Worker, WorkerLimits
+from services.worker import Worker
 from tests.cluster import until
 from transfer.endpoint import Held, TransferEndpoint
 from transfer.urls import EndpointURL

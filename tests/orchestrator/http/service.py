@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
@@ -13,6 +14,7 @@ import prometheus_client
 from orchestrator.http.errors import ApiError
 from orchestrator.jobs import Attempt, Job, JobError, Once, Pace, Status
 from orchestrator.previews import Previews
+from orchestrator.watchers import Watchers
 from transfer.urls import EndpointURL
 from triptych_proto.control_pb2 import Generation, MediaFile, Model
 
@@ -80,7 +82,7 @@ class MemoryService:
     def __init__(self, previews: Path = Path("/dev/null/nowhere")) -> None:
         self.previews = Previews(previews, 1 << 20, self.content_path, self.read_content)
         self.waiting = 0  # for jobs to end
-        self.ends: dict[str, asyncio.Event] = {}
+        self.watchers = Watchers()
         self.registry = prometheus_client.CollectorRegistry()
         self.counter = prometheus_client.Counter("triptych_test", "Submitted.", registry=self.registry)
         self.served: list[Model] = [MODEL]
@@ -108,12 +110,14 @@ class MemoryService:
         priority: int = 0,
         timeout: float | None = None,
         remixed_from: str | None = None,
+        webhook_url: str | None = None,
         once: Once | None = None,
     ) -> Job:
         if self.refusal is not None:
             raise self.refusal
         job = Job.new(model, generation, priority, timeout)
         job.remixed_from = remixed_from
+        job.webhook_url = webhook_url
         if once is not None:
             if earlier := await self.submitted(once.key):
                 return earlier
@@ -126,13 +130,18 @@ class MemoryService:
         return next((job for job in self.table.values() if job.idempotency_key == key), None)
 
     async def finished(self, job_id: str) -> Job | None:
-        while (job := self.table.get(job_id)) is not None and not job.status.final:
-            self.waiting += 1
-            try:
-                await self.ends.setdefault(job_id, asyncio.Event()).wait()
-            finally:
-                self.waiting -= 1
+        with self.watch(job_id) as changed:
+            while (job := self.table.get(job_id)) is not None and not job.status.final:
+                self.waiting += 1
+                try:
+                    await changed.wait()
+                finally:
+                    self.waiting -= 1
+                changed.clear()
         return job
+
+    def watch(self, job_id: str) -> contextlib.AbstractContextManager[asyncio.Event]:
+        return self.watchers.watch(job_id)
 
     async def find(self, job_id: str) -> Job | None:
         self.lookups += 1
@@ -150,7 +159,7 @@ class MemoryService:
         self.lookups += 1
         await self.previews.discard(job_id)
         job = self.table.pop(job_id, None)
-        self.ends.pop(job_id, asyncio.Event()).set()
+        self.watchers.notify(job_id)
         return job is not None
 
     def peer_entries(self) -> list[dict[str, object]]:
@@ -219,8 +228,8 @@ class MemoryService:
             num_frames=9,
             fps=16,
         )
-        self.ends.pop(job.id, asyncio.Event()).set()
+        self.watchers.notify(job.id)
 
     def fail(self, job: Job, code: str = "stage_failed") -> None:
         job.status, job.error = Status.FAILED, JobError(code, "denoise failed")
-        self.ends.pop(job.id, asyncio.Event()).set()
+        self.watchers.notify(job.id)

@@ -1,0 +1,102 @@
+"""The command-line options about clients: who may use the HTTP API, and what it may do for them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.http.api_keys import ApiKeys, load_api_keys
+from orchestrator.http.signing import UrlSigner, load_secret
+from orchestrator.webhook_targets import WebhookTargets
+from orchestrator.webhooks import WebhookOptions, load_webhook_secret
+
+# In the data directory.
+URL_SECRET = "url-secret"
+WEBHOOK_SECRET = "webhook-secret"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("clients").add_argument
+    add(
+        "--api-key-file",
+        type=Path,
+        metavar="FILE",
+        help="the keys of which clients must show one, a line each: NAME KEY or KEY; further ones can be in"
+        " the environment variable TRIPTYCH_API_KEYS, separated by commas (default: everybody is served)",
+    )
+    add(
+        "--url-secret-file",
+        type=Path,
+        metavar="FILE",
+        help="the secret that signs links to videos where there are API keys, the same for all orchestrators"
+        " on one database, made by triptych keys --token (default: made in the data directory)",
+    )
+    add(
+        "--url-ttl",
+        type=float,
+        default=86400.0,
+        metavar="S",
+        help="how long such a link is good for (default: %(default)s)",
+    )
+    add(
+        "--cors-origin",
+        action="append",
+        metavar="ORIGIN",
+        help="a web page's http(s)://host[:port] from which browsers may use the API; can be repeated"
+        " (default: none)",
+    )
+    add(
+        "--max-streams",
+        type=int,
+        default=256,
+        metavar="N",
+        help="streams of events that may be open at one time; more are answered 429 (default: %(default)s)",
+    )
+    add(
+        "--webhook-allow",
+        action="append",
+        metavar="HOST[:PORT]",
+        help="a host that requests may name as webhook_url; or, like 10.0.0.0/8, a private network that such"
+        " a host may be in; can be repeated (default: none, and webhook_url is refused)",
+    )
+    add(
+        "--webhook-secret-file",
+        type=Path,
+        metavar="FILE",
+        help="the secret that signs webhooks: whsec_ and 24 to 64 bytes in base64 (default: made in the data"
+        " directory)",
+    )
+
+
+@dataclass(frozen=True)
+class Access:
+    """Who may use the API, and whom it may call."""
+
+    keys: ApiKeys | None
+    signer: UrlSigner | None  # of links for those without a key
+    origins: tuple[str, ...]  # of web pages
+    webhooks: WebhookOptions | None  # None: there are none
+
+
+def access(args: argparse.Namespace, data_dir: Path) -> Access:
+    """Raises OSError or ValueError that names the file or the option."""
+    origins = tuple(args.cors_origin or ())
+    webhooks = _webhooks(args, data_dir)
+    keys = load_api_keys(args.api_key_file, os.environ)
+    if keys is None:
+        if args.url_secret_file is not None:
+            raise ValueError("--url-secret-file: links are signed only where there are API keys")
+        return Access(None, None, origins, webhooks)
+    secret = load_secret(args.url_secret_file, data_dir / URL_SECRET)
+    return Access(keys, UrlSigner(secret, args.url_ttl), origins, webhooks)
+
+
+def _webhooks(args: argparse.Namespace, data_dir: Path) -> WebhookOptions | None:
+    if not args.webhook_allow:
+        if args.webhook_secret_file is not None:
+            raise ValueError("--webhook-secret-file: webhooks are sent only with --webhook-allow")
+        return None
+    targets = WebhookTargets(args.webhook_allow)
+    return WebhookOptions(targets, load_webhook_secret(args.webhook_secret_file, data_dir / WEBHOOK_SECRET))
