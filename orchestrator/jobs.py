@@ -7,6 +7,7 @@ import secrets
 import time
 from dataclasses import dataclass, field
 
+from orchestrator.graph import GENERATION
 from triptych_proto.control_pb2 import Generation, MediaFile
 
 
@@ -127,16 +128,28 @@ class Job:
         )
 
     @property
+    def result(self) -> Attempt | None:
+        """The attempt that made the file; not always the one that began last, nor of the stage that did."""
+        if self.file is None:
+            return None
+        last = GENERATION.stages[-1].name
+        made = [attempt for attempt in self.attempts if attempt.stage == last and attempt.outcome == "done"]
+        return made[-1] if made else None
+
+    @property
     def phases(self) -> list[Phase]:
         """Where the time went that led to the result: attempts in vain are left out."""
         queued = sum(attempt.started_at - attempt.queued_at + attempt.waiting for attempt in self.attempts)
         phases = [Phase("queue", queued)] if self.attempts else []
-        # Of a stage that was done more than once, because its output was lost, the last one counts.
-        done = {attempt.stage: attempt for attempt in self.attempts if attempt.outcome == "done"}
-        for attempt in sorted(done.values(), key=lambda attempt: attempt.started_at):
-            if attempt.engine:
-                phases.append(Phase("transfer", attempt.transfer, attempt.url))
-            phases.append(Phase(attempt.stage, attempt.compute, attempt.url))
-            if self.file is not None and attempt.stage == self.attempts[-1].stage:
-                phases.append(Phase("save", attempt.saving, attempt.url))
+        result = self.result
+        for stage in GENERATION.stages:
+            done = [a for a in self.attempts if a.stage == stage.name and a.outcome == "done"]
+            # An output that was lost is made again; what began after the result did has no part in it.
+            before = [a for a in done if result is None or a.started_at <= result.started_at]
+            for attempt in (before or done)[-1:]:
+                if attempt.engine:
+                    phases.append(Phase("transfer", attempt.transfer, attempt.url))
+                phases.append(Phase(attempt.stage, attempt.compute, attempt.url))
+                if attempt is result:
+                    phases.append(Phase("save", attempt.saving, attempt.url))
         return phases

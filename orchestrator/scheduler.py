@@ -465,6 +465,5 @@ class Scheduler:
 
 
 def result_task(job: Job) -> str:
-    """The task that made the file of a completed job; empty if it is not known."""
-    done = [attempt for attempt in job.attempts if attempt.outcome == "done"]
-    return done[-1].task_id if job.file is not None and done else ""
+    """The task that made the file of a completed job; empty if there is none."""
+    return job.result.task_id if job.result is not None else ""

@@ -346,6 +346,35 @@ def test_an_orphan_that_is_offered_twice_is_adopted_once_and_never_dropped() -> 
     assert set(decoder.accepted) == {"a/decode/e1-1"} and decoder.cancelled == []
 
 
+def test_the_result_is_accepted_though_earlier_stages_ran_again_meanwhile() -> None:
+    """The decoder was cut off and came back with the file, when its inputs were being made anew."""
+    bench = Bench()
+    encoder, denoiser = bench.join("encoder"), bench.join("denoiser")
+    decoder = bench.join("decoder", 1)
+    job = bench.submit("a")
+    encoder.done(seconds=1.0)
+    denoiser.read()
+    denoiser.inputs_read()
+    denoiser.done(seconds=2.0)
+    (task,) = decoder.read()
+    decoder.inputs_read()
+    decoder.die()
+    encoder.done(seconds=3.0)
+    again = bench.join("decoder", 1, orphans=[task])
+    again.done(task, seconds=4.0)
+    assert job.status is Status.COMPLETED and job.result is not None
+    assert job.result.task_id == task
+    assert [(p.name, p.seconds) for p in job.phases[1:]] == [
+        ("encode", 1.0),
+        ("denoise", 2.0),
+        ("decode", 4.0),
+        ("save", 0.0),
+    ]
+    bench.scheduler.accepted(job)
+    again.read()
+    assert again.accepted == [task]
+
+
 def test_a_held_output_that_is_offered_twice_is_kept() -> None:
     bench = Bench()
     bench.scheduler.hold()
