@@ -80,7 +80,8 @@ class Chaos:
 
     def __init__(self, box: OneBox, seed: int, seconds: float, directory: Path) -> None:
         self.report = Report()
-        self.pids = {process.pid for process in box.processes}  # of all processes there ever were
+        # All processes there ever were; each leads a session of its own.
+        self.leaders = {process.pid: remains.started(process.pid) for process in box.processes}
         self._box = box
         self._log = directory / "log"
         self._names = [process.name for process in box.processes]
@@ -164,7 +165,7 @@ class Chaos:
     def _start(self, name: str) -> None:
         box = self._box
         process = box.start_orchestrator() if name == "orchestrator" else box.start_role(*name.split())
-        self.pids.add(process.pid)
+        self.leaders[process.pid] = remains.started(process.pid)
 
     def _process(self, name: str) -> Process:
         return next(process for process in self._box.processes if process.name == name)
@@ -228,7 +229,7 @@ def run(seed: int, seconds: float, directory: Path) -> Report:
             chaos = Chaos(box, seed, seconds, directory)
             report = asyncio.run(chaos.run())
     words = [str(directory / "data"), *(url for urls in box.role_urls.values() for url in urls)]
-    report.findings += remains.processes(chaos.pids, words)
+    report.findings += remains.processes(chaos.leaders, words)
     report.findings += [f"socket {name} at the end" for name in remains.sockets(chaos.incarnations)]
     return report
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -24,8 +24,13 @@ def pending(pid: int, number: int) -> bool:
     return number in _signals(pid, "ShdPnd:")
 
 
-def processes(pids: Collection[int], words: Iterable[str]) -> list[str]:
-    """Live processes that are one of ``pids`` or of the session one of them began, or that have one of
+def started(pid: int) -> str:
+    """When the process began, in the kernel's ticks: with its number that names it for good."""
+    return _stat(pid)[19]
+
+
+def processes(leaders: Mapping[int, str], words: Iterable[str]) -> list[str]:
+    """Live processes of the sessions that ``leaders`` began (number -> ``started``), or that have one of
     ``words`` on their command line.
     """
     wanted = tuple(words)
@@ -35,7 +40,7 @@ def processes(pids: Collection[int], words: Iterable[str]) -> list[str]:
             state, _, _, session = _stat(pid)[:4]
         except OSError:
             continue
-        mine = pid in pids or int(session) in pids or any(word in command for word in wanted)
+        mine = _led(int(session), leaders) or any(word in command for word in wanted)
         if mine and pid != os.getpid() and state != "Z":
             found.append(f"process {pid}: {command}")
     return found
@@ -89,6 +94,16 @@ def _commands() -> Iterator[tuple[int, str]]:
                 )
             except OSError:
                 continue
+
+
+def _led(session: int, leaders: Mapping[int, str]) -> bool:
+    """A number that was given to a new process is the session of that one, and none of ours."""
+    if session not in leaders:
+        return False
+    try:
+        return started(session) == leaders[session]
+    except OSError:
+        return True  # the leader has ended; as long as others are of its session, its number stays its own
 
 
 def _stat(pid: int) -> list[str]:

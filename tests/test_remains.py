@@ -25,12 +25,14 @@ def test_processes_are_found_by_session_and_by_words(tmp_path: Path) -> None:
     ) as leader:
         assert leader.stdout is not None
         child = int(leader.stdout.readline())
-        assert len(remains.processes({leader.pid}, [])) == 2
-        assert len(remains.processes(set(), [str(tmp_path)])) == 1
+        leaders = {leader.pid: remains.started(leader.pid)}
+        assert len(remains.processes(leaders, [])) == 2
+        assert len(remains.processes({}, [str(tmp_path)])) == 1
+        assert remains.processes({leader.pid: "1"}, []) == [], "an earlier process had this number"
         assert leader.stdin is not None
         leader.stdin.close()
         leader.wait()
-    (orphan,) = remains.processes({leader.pid}, [])
+    (orphan,) = remains.processes(leaders, [])
     assert orphan.startswith(f"process {child}: sleep")
     os.kill(child, signal.SIGKILL)
 
