@@ -40,14 +40,19 @@ def test_processes_are_found_by_session_and_by_words(tmp_path: Path) -> None:
 def test_signals_that_are_handled_and_pending() -> None:
     code = "import signal; signal.signal(15, lambda *_: None); print(flush=True); signal.pause()"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert remains.handles(process.pid, signal.SIGTERM)
-        assert not remains.handles(process.pid, signal.SIGUSR1)
-        process.send_signal(signal.SIGSTOP)
-        process.send_signal(signal.SIGTERM)
-        assert remains.pending(process.pid, signal.SIGTERM)
-        process.kill()
+        try:
+            assert process.stdout is not None
+            process.stdout.readline()
+            assert remains.handles(process.pid, signal.SIGTERM)
+            assert not remains.handles(process.pid, signal.SIGUSR1)
+            process.send_signal(signal.SIGSTOP)
+            os.waitpid(
+                process.pid, os.WUNTRACED
+            )  # until it has stopped: signals travel in no time, not in none
+            process.send_signal(signal.SIGTERM)
+            assert remains.pending(process.pid, signal.SIGTERM)
+        finally:
+            process.kill()
 
 
 def test_sockets_by_incarnation() -> None:
