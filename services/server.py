@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 STATS_SECONDS = 5.0
 FILE_CHUNK_BYTES = 256 * 1024
 MAX_COMMANDS = 4096  # in one frame; orchestrators send 256 at most
+MAX_FRAME_BYTES = 64 << 20  # of commands: a Run brings its reference images along
 MAX_CALLS = 1024  # at once; further ones are refused
 SERVER_OPTIONS = (
     ("grpc.keepalive_time_ms", 10_000),  # an orchestrator whose host vanished must not hold outputs for ever
@@ -35,7 +36,7 @@ SERVER_OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_ping_strikes", 0),  # orchestrators ping often: that is how they notice a silent host
     ("grpc.so_reuseport", 0),  # a second process on the same port is a mistake, not a replica
-    ("grpc.max_receive_message_length", 4 << 20),
+    ("grpc.max_receive_message_length", MAX_FRAME_BYTES),
 )
 
 

@@ -15,7 +15,7 @@ import xxhash
 from services.media.claims import Claim, recover
 from services.media.mp4 import Mp4Writer
 from services.model.base import Control, RoleModel, Value
-from triptych_proto.control_pb2 import Generation, MediaFile
+from triptych_proto.control_pb2 import Generation, MediaFile, Run
 
 
 @dataclass
@@ -33,9 +33,7 @@ class Product:
 class Stage(Protocol):
     """What a role does with a task. ``discard`` and ``accept`` are quick, never raise, can be repeated."""
 
-    def run(
-        self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
-    ) -> Product:
+    def run(self, run: Run, inputs: Mapping[str, Value], control: Control) -> Product:
         """Runs on the compute thread, one task at a time. Raises as the model does, and MediaError."""
         ...
 
@@ -56,12 +54,10 @@ class TensorStage:
     def __init__(self, model: RoleModel) -> None:
         self._model = model
 
-    def run(
-        self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
-    ) -> Product:
+    def run(self, run: Run, inputs: Mapping[str, Value], control: Control) -> Product:
         started = time.monotonic()
-        values = self._model.run(generation, inputs, control)
-        return Product(task_id, values=values, compute_seconds=time.monotonic() - started)
+        values = self._model.run(run.generation, inputs, control)
+        return Product(run.task_id, values=values, compute_seconds=time.monotonic() - started)
 
     def discard(self, product: Product) -> None:
         """Tensors that were not put into a slot vanish by themselves."""
@@ -81,12 +77,11 @@ class MediaStage:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
-    def run(
-        self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
-    ) -> Product:
-        claim = Claim.open(media_path(self.directory, file_name(task_id)), task_id)
+    def run(self, run: Run, inputs: Mapping[str, Value], control: Control) -> Product:
+        claim = Claim.open(media_path(self.directory, file_name(run.task_id)), run.task_id)
         try:
-            return self._write(claim, generation, self._model.frames(generation, inputs, control), control)
+            decoded = self._model.decode(run.generation, inputs, control)
+            return self._write(claim, run.generation, decoded.frames, control)
         except BaseException:
             claim.discard()
             raise

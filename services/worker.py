@@ -252,7 +252,7 @@ class Worker:
     def _run_stage(self, run: Run, inputs: Mapping[str, Value], control: TaskControl) -> Product:
         """Runs on the compute thread."""
         control.raise_if_cancelled()
-        product = self._stage.run(run.task_id, run.generation, inputs, control)
+        product = self._stage.run(run, inputs, control)
         try:
             control.raise_if_cancelled()
         except Cancelled:

@@ -23,7 +23,7 @@ from services.task import WorkerLimits
 from services.worker import Worker
 from transfer.endpoint import TransferEndpoint
 from transfer.urls import EndpointURL
-from triptych_proto.control_pb2 import Generation
+from triptych_proto.control_pb2 import Generation, Run
 
 LIMITS = WorkerLimits(capacity=2, read_seconds=5.0, pool_seconds=5.0, hold_seconds=0.5)
 POOL_BYTES = 1 << 20
@@ -37,14 +37,12 @@ class RecordingStage:
         self.url = url
         self.made_by: dict[str, str | None] = {}  # task id -> URL of the role whose tensors it was given
 
-    def run(
-        self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
-    ) -> Product:
+    def run(self, run: Run, inputs: Mapping[str, Value], control: Control) -> Product:
         values = dict(inputs)
         source = values.pop("made_by", None)
         assert source is None or isinstance(source, str)
-        self.made_by[task_id] = source
-        product = self.inner.run(task_id, generation, values, control)
+        self.made_by[run.task_id] = source
+        product = self.inner.run(run, values, control)
         if product.values is not None:
             product.values["made_by"] = str(self.url)
         return product

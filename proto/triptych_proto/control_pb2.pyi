@@ -254,6 +254,12 @@ class Model(_message.Message):
     MAX_STEPS_FIELD_NUMBER: _builtins.int
     DEFAULTS_FIELD_NUMBER: _builtins.int
     NEGATIVE_PROMPT_FIELD_NUMBER: _builtins.int
+    OUTPUT_FIELD_NUMBER: _builtins.int
+    SOUND_FIELD_NUMBER: _builtins.int
+    MIN_IMAGES_FIELD_NUMBER: _builtins.int
+    MAX_IMAGES_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    FORMATS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """what clients call it"""
     family: _builtins.str
@@ -270,9 +276,25 @@ class Model(_message.Message):
     max_steps: _builtins.int
     negative_prompt: _builtins.bool
     """false: guidance is distilled, a negative prompt means nothing"""
+    output: _builtins.str
+    """"video" or "image" """
+    sound: _builtins.bool
+    """its videos have a sound track"""
+    min_images: _builtins.int
+    """reference images that a request must bring,"""
+    max_images: _builtins.int
+    """and may bring"""
     @_builtins.property
     def defaults(self) -> Global___Generation:
         """taken for every field a request leaves out"""
+
+    @_builtins.property
+    def options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """the optional fields of Generation that it honours"""
+
+    @_builtins.property
+    def formats(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of its files, as in Generation.format; the first is the default"""
 
     def __init__(
         self,
@@ -287,10 +309,16 @@ class Model(_message.Message):
         max_steps: _builtins.int = ...,
         defaults: Global___Generation | None = ...,
         negative_prompt: _builtins.bool = ...,
+        output: _builtins.str = ...,
+        sound: _builtins.bool = ...,
+        min_images: _builtins.int = ...,
+        max_images: _builtins.int = ...,
+        options: _abc.Iterable[_builtins.str] | None = ...,
+        formats: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "family", b"family", "fingerprint", b"fingerprint", "max_frames", b"max_frames", "max_pixels", b"max_pixels", "max_steps", b"max_steps", "name", b"name", "negative_prompt", b"negative_prompt", "spatial_multiple", b"spatial_multiple", "temporal_multiple", b"temporal_multiple"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "family", b"family", "fingerprint", b"fingerprint", "formats", b"formats", "max_frames", b"max_frames", "max_images", b"max_images", "max_pixels", b"max_pixels", "max_steps", b"max_steps", "min_images", b"min_images", "name", b"name", "negative_prompt", b"negative_prompt", "options", b"options", "output", b"output", "sound", b"sound", "spatial_multiple", b"spatial_multiple", "temporal_multiple", b"temporal_multiple"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -501,6 +529,13 @@ class Generation(_message.Message):
     NUM_INFERENCE_STEPS_FIELD_NUMBER: _builtins.int
     GUIDANCE_SCALE_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    GUIDANCE_SCALE_2_FIELD_NUMBER: _builtins.int
+    TRUE_CFG_SCALE_FIELD_NUMBER: _builtins.int
+    FLOW_SHIFT_FIELD_NUMBER: _builtins.int
+    MAX_SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
+    STRENGTH_FIELD_NUMBER: _builtins.int
     prompt: _builtins.str
     negative_prompt: _builtins.str
     width: _builtins.int
@@ -510,6 +545,22 @@ class Generation(_message.Message):
     num_inference_steps: _builtins.int
     guidance_scale: _builtins.float
     seed: _builtins.int
+    format: _builtins.str
+    """of the file: "mp4", "webm", "png", "jpeg" or "webp"; empty: the model's default"""
+    quality: _builtins.int
+    """of a lossy picture, 1 to 100; 0: the default"""
+    guidance_scale_2: _builtins.float
+    """Unset: the model's own. Only some models have them (Model.options).
+    of the second transformer, which removes the last of the noise
+    """
+    true_cfg_scale: _builtins.float
+    """classifier-free guidance beside a distilled guidance_scale"""
+    flow_shift: _builtins.float
+    """of the schedule"""
+    max_sequence_length: _builtins.int
+    """tokens of the prompt"""
+    strength: _builtins.float
+    """how far to leave the reference image, 0 to 1"""
     def __init__(
         self,
         *,
@@ -522,14 +573,61 @@ class Generation(_message.Message):
         num_inference_steps: _builtins.int = ...,
         guidance_scale: _builtins.float = ...,
         seed: _builtins.int = ...,
+        format: _builtins.str = ...,
+        quality: _builtins.int = ...,
+        guidance_scale_2: _builtins.float | None = ...,
+        true_cfg_scale: _builtins.float | None = ...,
+        flow_shift: _builtins.float | None = ...,
+        max_sequence_length: _builtins.int | None = ...,
+        strength: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_flow_shift", b"_flow_shift", "_guidance_scale_2", b"_guidance_scale_2", "_max_sequence_length", b"_max_sequence_length", "_strength", b"_strength", "_true_cfg_scale", b"_true_cfg_scale", "flow_shift", b"flow_shift", "guidance_scale_2", b"guidance_scale_2", "max_sequence_length", b"max_sequence_length", "strength", b"strength", "true_cfg_scale", b"true_cfg_scale"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_flow_shift", b"_flow_shift", "_guidance_scale_2", b"_guidance_scale_2", "_max_sequence_length", b"_max_sequence_length", "_strength", b"_strength", "_true_cfg_scale", b"_true_cfg_scale", "flow_shift", b"flow_shift", "format", b"format", "fps", b"fps", "guidance_scale", b"guidance_scale", "guidance_scale_2", b"guidance_scale_2", "height", b"height", "max_sequence_length", b"max_sequence_length", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "prompt", b"prompt", "quality", b"quality", "seed", b"seed", "strength", b"strength", "true_cfg_scale", b"true_cfg_scale", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__flow_shift: _TypeAlias = _typing.Literal["flow_shift"]  # noqa: Y015
+    _WhichOneofArgType__flow_shift: _TypeAlias = _typing.Literal["_flow_shift", b"_flow_shift"]  # noqa: Y015
+    _WhichOneofReturnType__guidance_scale_2: _TypeAlias = _typing.Literal["guidance_scale_2"]  # noqa: Y015
+    _WhichOneofArgType__guidance_scale_2: _TypeAlias = _typing.Literal["_guidance_scale_2", b"_guidance_scale_2"]  # noqa: Y015
+    _WhichOneofReturnType__max_sequence_length: _TypeAlias = _typing.Literal["max_sequence_length"]  # noqa: Y015
+    _WhichOneofArgType__max_sequence_length: _TypeAlias = _typing.Literal["_max_sequence_length", b"_max_sequence_length"]  # noqa: Y015
+    _WhichOneofReturnType__strength: _TypeAlias = _typing.Literal["strength"]  # noqa: Y015
+    _WhichOneofArgType__strength: _TypeAlias = _typing.Literal["_strength", b"_strength"]  # noqa: Y015
+    _WhichOneofReturnType__true_cfg_scale: _TypeAlias = _typing.Literal["true_cfg_scale"]  # noqa: Y015
+    _WhichOneofArgType__true_cfg_scale: _TypeAlias = _typing.Literal["_true_cfg_scale", b"_true_cfg_scale"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__flow_shift) -> _WhichOneofReturnType__flow_shift | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__guidance_scale_2) -> _WhichOneofReturnType__guidance_scale_2 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_sequence_length) -> _WhichOneofReturnType__max_sequence_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__strength) -> _WhichOneofReturnType__strength | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__true_cfg_scale) -> _WhichOneofReturnType__true_cfg_scale | None: ...
+
+Global___Generation: _TypeAlias = Generation  # noqa: Y015
+
+@_typing.final
+class Image(_message.Message):
+    """A reference image as the client sent it: PNG, JPEG or WebP. Nobody has looked into it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fps", b"fps", "guidance_scale", b"guidance_scale", "height", b"height", "negative_prompt", b"negative_prompt", "num_frames", b"num_frames", "num_inference_steps", b"num_inference_steps", "prompt", b"prompt", "seed", b"seed", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Generation: _TypeAlias = Generation  # noqa: Y015
+Global___Image: _TypeAlias = Image  # noqa: Y015
 
 @_typing.final
 class Slot(_message.Message):
@@ -617,6 +715,7 @@ class Run(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     GENERATION_FIELD_NUMBER: _builtins.int
     INPUTS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     task_id: _builtins.str
     """unique for every attempt"""
     job_id: _builtins.str
@@ -624,6 +723,10 @@ class Run(_message.Message):
     def generation(self) -> Global___Generation: ...
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Input]: ...
+    @_builtins.property
+    def images(self) -> _containers.RepeatedCompositeFieldContainer[Global___Image]:
+        """for a stage that reads them"""
+
     def __init__(
         self,
         *,
@@ -631,10 +734,11 @@ class Run(_message.Message):
         job_id: _builtins.str = ...,
         generation: Global___Generation | None = ...,
         inputs: _abc.Iterable[Global___Input] | None = ...,
+        images: _abc.Iterable[Global___Image] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "inputs", b"inputs", "job_id", b"job_id", "task_id", b"task_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "images", b"images", "inputs", b"inputs", "job_id", b"job_id", "task_id", b"task_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -992,6 +1096,8 @@ class MediaFile(_message.Message):
     NUM_FRAMES_FIELD_NUMBER: _builtins.int
     FPS_FIELD_NUMBER: _builtins.int
     FRAMES_CHECKSUM_FIELD_NUMBER: _builtins.int
+    AUDIO_RATE_FIELD_NUMBER: _builtins.int
+    STORE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """relative to the output store"""
     bytes: _builtins.int
@@ -1002,6 +1108,10 @@ class MediaFile(_message.Message):
     fps: _builtins.float
     frames_checksum: _builtins.int
     """xxh3-64 of the RGB frames before encoding: equal requests, equal frames"""
+    audio_rate: _builtins.int
+    """samples of sound per second; 0: none"""
+    store: _builtins.str
+    """URL of the folder it lies in (as fsspec writes it); empty: the decoder's disk"""
     def __init__(
         self,
         *,
@@ -1013,10 +1123,12 @@ class MediaFile(_message.Message):
         num_frames: _builtins.int = ...,
         fps: _builtins.float = ...,
         frames_checksum: _builtins.int = ...,
+        audio_rate: _builtins.int = ...,
+        store: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "content_type", b"content_type", "fps", b"fps", "frames_checksum", b"frames_checksum", "height", b"height", "name", b"name", "num_frames", b"num_frames", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_rate", b"audio_rate", "bytes", b"bytes", "content_type", b"content_type", "fps", b"fps", "frames_checksum", b"frames_checksum", "height", b"height", "name", b"name", "num_frames", b"num_frames", "store", b"store", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

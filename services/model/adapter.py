@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
 from services.model import state
-from services.model.base import Control, Limits, Value
+from services.model.base import Control, Decoded, Limits, Value
 from services.model.families import Family, Shape
 from services.model.request import check_request
 from services.model.split import ROLES, cut_after
@@ -54,7 +55,13 @@ class ModularRole:
 
     # ---- runs
 
-    def run(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> dict[str, Value]:
+    def run(
+        self,
+        generation: Generation,
+        inputs: Mapping[str, Value],
+        control: Control,
+        images: Sequence[Image] = (),
+    ) -> dict[str, Value]:
         pipeline_state = self._open(generation, inputs)
         guiders = self._family.guiders(self._role, generation.guidance_scale)
         self.pipeline.update_components(**guiders)
@@ -65,18 +72,18 @@ class ModularRole:
             self._steps.control = None
         return state.hand_on(self._role, self._leaving, pipeline_state, generation, inputs)
 
-    def frames(
-        self, generation: Generation, inputs: Mapping[str, Value], control: Control
-    ) -> Iterator[np.ndarray]:
+    def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
         latents = self._open(generation, inputs).get("latents")
         expected = self._family.latents_shape(
             self.pipeline, generation.width, generation.height, generation.num_frames
         )
         if tuple(latents.shape) != expected:
             raise ValueError(f"'latents' have the shape {tuple(latents.shape)}, the request needs {expected}")
-        chunks = self._family.decode(self.pipeline, latents)
+        return Decoded(self._frames(latents, control))
+
+    def _frames(self, latents: torch.Tensor, control: Control) -> Iterator[np.ndarray]:
         control.raise_if_cancelled()
-        for chunk in chunks:
+        for chunk in self._family.decode(self.pipeline, latents):
             yield to_uint8(chunk)
             control.raise_if_cancelled()
 

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
+from PIL.Image import Image
 
 from transfer.manifest import Value
 from triptych_proto.control_pb2 import Generation, Model
 
-__all__ = ["Cancelled", "Control", "InvalidRequest", "Limits", "ModelError", "RoleModel", "Value"]
+__all__ = [
+    "Cancelled",
+    "Control",
+    "Decoded",
+    "InvalidRequest",
+    "Limits",
+    "ModelError",
+    "RoleModel",
+    "Sound",
+    "Value",
+]
 
 
 class ModelError(Exception):
@@ -45,22 +56,45 @@ class Control(Protocol):
         """Raises Cancelled when the run should stop."""
 
 
+@dataclass(frozen=True)
+class Sound:
+    """The sound track of a video."""
+
+    samples: np.ndarray  # float32 (channels, n) in [-1, 1]
+    rate: int  # samples per second
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What a decoder makes of latents."""
+
+    frames: Iterator[np.ndarray]  # uint8 (n, height, width, 3) in order, each as soon as it exists
+    sound: Sound | None = None
+
+
 class RoleModel(Protocol):
     """A role's part of a model. One run at a time: schedulers and guiders keep their state in the model."""
 
     facts: Model
 
-    def run(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> dict[str, Value]:
+    def run(
+        self,
+        generation: Generation,
+        inputs: Mapping[str, Value],
+        control: Control,
+        images: Sequence[Image] = (),
+    ) -> dict[str, Value]:
         """Encoder and denoiser: what this role hands on. Its tensors share no memory with ``inputs``.
 
-        Raises InvalidRequest, Cancelled, and ValueError that names a missing or unexpected input.
+        ``images`` are the reference images (RGB, of any size), for the encoder alone. Raises InvalidRequest,
+        Cancelled, and ValueError that names a missing or unexpected input.
         """
         ...
 
-    def frames(
-        self, generation: Generation, inputs: Mapping[str, Value], control: Control
-    ) -> Iterator[np.ndarray]:
-        """Decoder: uint8 (n, height, width, 3) in order, each as soon as it exists. Raises as ``run``."""
+    def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
+        """Decoder: frames, computed as they are asked for, and sound. Both it and its frames raise as
+        ``run``.
+        """
         ...
 
     def largest_output_bytes(self) -> int:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 import xxhash
+from PIL.Image import Image
 
-from services.model.base import Control, Limits, ModelError, Value
+from services.model.base import Control, Decoded, Limits, ModelError, Value
 from services.model.request import check_request
 from services.model_source import EMULATED
 from services.role import Role
@@ -96,7 +97,13 @@ class EmulatedModel:
     def output_bytes(self, generation: Generation) -> int:
         return self._bytes_out[self._role]
 
-    def run(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> dict[str, Value]:
+    def run(
+        self,
+        generation: Generation,
+        inputs: Mapping[str, Value],
+        control: Control,
+        images: Sequence[Image] = (),
+    ) -> dict[str, Value]:
         check_request(self.facts, generation)
         self._die_of(generation)
         if self._role is Role.ENCODER:
@@ -113,12 +120,12 @@ class EmulatedModel:
             control.progress(step + 1, steps)
         return {"latents": _noise(key, self._emulation.latents)}
 
-    def frames(
-        self, generation: Generation, inputs: Mapping[str, Value], control: Control
-    ) -> Iterator[np.ndarray]:
+    def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
         check_request(self.facts, generation)
         self._die_of(generation)
-        key = _digest(_bytes(inputs["latents"]))
+        return Decoded(self._frames(generation, _digest(_bytes(inputs["latents"])), control))
+
+    def _frames(self, generation: Generation, key: bytes, control: Control) -> Iterator[np.ndarray]:
         for index in range(generation.num_frames):
             control.raise_if_cancelled()
             time.sleep(self._emulation.decode / generation.num_frames)

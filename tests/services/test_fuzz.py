@@ -66,7 +66,9 @@ class Scene:
     async def open(self) -> None:
         await self.cluster.__aenter__()
         (encoder,) = self.cluster.of(Role.ENCODER)
-        self.held = await encoder.endpoint.put(encoder.stage.run("made", GENERATION, {}, Quiet()).values, 1.0)
+        self.held = await encoder.endpoint.put(
+            encoder.stage.run(pb.Run(task_id="made", generation=GENERATION), {}, Quiet()).values, 1.0
+        )
         location = self.held.location
         self.input = pb.Input(
             task_id="made",

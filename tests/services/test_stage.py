@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from services.media.mp4 import MediaError
-from services.model.base import Cancelled, Control, Limits, Value
+from services.model.base import Cancelled, Control, Decoded, Limits, Value
 from services.model.emulated import EmulatedModel
 from services.role import Role
 from services.stage import MediaStage, TensorStage, media_path
-from triptych_proto.control_pb2 import Generation
+from triptych_proto.control_pb2 import Generation, Run
 
 ROOT = Path(__file__).parents[2]
 REQUEST = Generation(prompt="p", width=32, height=32, num_frames=9, fps=8, num_inference_steps=2)
@@ -47,13 +47,18 @@ class BreaksDown(EmulatedModel):
         super().__init__(Role.DECODER, "emulated:", Limits())
         self._good = good
 
-    def frames(
-        self, generation: Generation, inputs: Mapping[str, Value], control: Control
-    ) -> Iterator[np.ndarray]:
-        for index, frames in enumerate(super().frames(generation, inputs, control)):
+    def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
+        return Decoded(self._until_broken(super().decode(generation, inputs, control).frames))
+
+    def _until_broken(self, chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+        for index, frames in enumerate(chunks):
             if index == self._good:
                 raise ZeroDivisionError("bug")
             yield frames
+
+
+def task(task_id: str) -> Run:
+    return Run(task_id=task_id, generation=REQUEST)
 
 
 @pytest.fixture
@@ -66,7 +71,7 @@ def files(stage: MediaStage) -> set[str]:
 
 
 def test_a_file_is_claimed_until_it_is_accepted(stage: MediaStage) -> None:
-    product = stage.run("job/decode/e-1", REQUEST, LATENTS, Watched())
+    product = stage.run(task("job/decode/e-1"), LATENTS, Watched())
     assert product.task_id == "job/decode/e-1"
     assert product.file is not None and product.file.name == "job-decode-e-1.mp4"
     assert product.file.bytes == media_path(stage.directory, product.file.name).stat().st_size
@@ -78,14 +83,14 @@ def test_a_file_is_claimed_until_it_is_accepted(stage: MediaStage) -> None:
 
 
 def test_a_discarded_file_is_gone(stage: MediaStage) -> None:
-    product = stage.run("a", REQUEST, LATENTS, Watched())
+    product = stage.run(task("a"), LATENTS, Watched())
     for _ in range(2):
         stage.discard(product)
         assert files(stage) == set()
 
 
 def test_a_result_outlives_its_process(stage: MediaStage) -> None:
-    product = stage.run("job/decode/e-1", REQUEST, LATENTS, Watched())
+    product = stage.run(task("job/decode/e-1"), LATENTS, Watched())
     assert product.claim is not None
     assert stage.recover() == []  # not while it lives
     product.claim.leave()
@@ -100,10 +105,10 @@ def test_a_cancelled_task_leaves_nothing(stage: MediaStage, frames: int) -> None
     """9 is past the last look at the control: that task is finished."""
     control = Watched(cancel_after=frames)
     if frames == REQUEST.num_frames:
-        stage.discard(stage.run("a", REQUEST, LATENTS, control))
+        stage.discard(stage.run(task("a"), LATENTS, control))
     else:
         with pytest.raises(Cancelled):
-            stage.run("a", REQUEST, LATENTS, control)
+            stage.run(task("a"), LATENTS, control)
     assert len(control.steps) == frames
     assert files(stage) == set()
 
@@ -112,28 +117,29 @@ def test_a_cancelled_task_leaves_nothing(stage: MediaStage, frames: int) -> None
 def test_a_failed_task_leaves_nothing(tmp_path: Path, good: int) -> None:
     stage = MediaStage(BreaksDown(good), tmp_path)
     with pytest.raises(ZeroDivisionError):
-        stage.run("a", REQUEST, LATENTS, Watched())
+        stage.run(task("a"), LATENTS, Watched())
     assert files(stage) == set()
 
 
 def test_a_request_that_no_file_can_hold_leaves_nothing(stage: MediaStage) -> None:
+    generation = Generation(width=32, height=32, num_frames=1, num_inference_steps=1)
     with pytest.raises(ValueError, match="fps is 0"):
-        stage.run("a", Generation(width=32, height=32, num_frames=1), LATENTS, Watched())
+        stage.run(Run(task_id="a", generation=generation), LATENTS, Watched())
     assert files(stage) == set()
 
 
 def test_the_next_attempt_has_a_name_of_its_own(stage: MediaStage) -> None:
-    first, second = (stage.run(f"job/decode/e-{n}", REQUEST, LATENTS, Watched()) for n in (1, 2))
+    first, second = (stage.run(task(f"job/decode/e-{n}"), LATENTS, Watched()) for n in (1, 2))
     stage.discard(first)
     stage.accept(second)
     assert files(stage) == {"job-decode-e-2.mp4"}
 
 
 def test_an_accepted_file_is_not_written_over(stage: MediaStage) -> None:
-    stage.accept(stage.run("a", REQUEST, LATENTS, Watched()))
+    stage.accept(stage.run(task("a"), LATENTS, Watched()))
     before = (stage.directory / "a.mp4").read_bytes()
     with pytest.raises(MediaError, match=r"a\.mp4: there is such a file already"):
-        stage.run("a", REQUEST, LATENTS, Watched())
+        stage.run(task("a"), LATENTS, Watched())
     assert files(stage) == {"a.mp4"}
     assert (stage.directory / "a.mp4").read_bytes() == before
 
@@ -144,11 +150,11 @@ def test_no_room_for_the_file(stage: MediaStage) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
         try:
             with pytest.raises(MediaError, match=r"a\.mp4"):
-                stage.run("a", REQUEST, LATENTS, Watched())
+                stage.run(task("a"), LATENTS, Watched())
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         assert files(stage) == set()
-    stage.accept(stage.run("a", REQUEST, LATENTS, Watched()))
+    stage.accept(stage.run(task("a"), LATENTS, Watched()))
 
 
 def test_a_disk_that_fills_up(tmp_path: Path) -> None:
@@ -185,7 +191,7 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
 
 def test_tensors_leave_nothing_outside_memory() -> None:
     stage = TensorStage(EmulatedModel(Role.ENCODER, "emulated:", Limits()))
-    product = stage.run("job/encode/e-1", REQUEST, {}, Watched())
+    product = stage.run(task("job/encode/e-1"), {}, Watched())
     assert product.task_id == "job/encode/e-1"
     assert product.values is not None and product.values.keys() == {"embeddings"}
     assert product.claim is None

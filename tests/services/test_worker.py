@@ -33,9 +33,8 @@ class ScriptedStage:
         self.discarded = 0
         self.gate = threading.Event()
 
-    def run(
-        self, task_id: str, generation: Generation, inputs: Mapping[str, Value], control: Control
-    ) -> Product:
+    def run(self, run: Run, inputs: Mapping[str, Value], control: Control) -> Product:
+        generation = run.generation
         if generation.prompt == "wait at the gate":
             assert self.gate.wait(20)
         if generation.prompt == "invalid":
@@ -48,7 +47,7 @@ class ScriptedStage:
             control.raise_if_cancelled()
             control.progress(step + 1, generation.num_inference_steps)
         total = sum(t.sum().item() for t in inputs.values() if isinstance(t, torch.Tensor))
-        return Product(task_id, values={"sum": torch.full((1000,), total)})
+        return Product(run.task_id, values={"sum": torch.full((1000,), total)})
 
     def discard(self, product: Product) -> None:
         self.discarded += 1

@@ -17,9 +17,9 @@ import av
 import numpy as np
 
 from services.media.mp4 import MediaError
-from services.model.base import Control, Value
+from services.model.base import Control, Decoded, Value
 from services.stage import MediaStage
-from triptych_proto.control_pb2 import Generation
+from triptych_proto.control_pb2 import Generation, Run
 
 PAGE = 4096
 PAGES = 24
@@ -30,9 +30,10 @@ REQUEST = Generation(width=64, height=64, num_frames=12, fps=8)
 class Noise:
     """A model whose videos take some pages."""
 
-    def frames(
-        self, generation: Generation, inputs: Mapping[str, Value], control: Control
-    ) -> Iterator[np.ndarray]:
+    def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
+        return Decoded(self._frames(generation))
+
+    def _frames(self, generation: Generation) -> Iterator[np.ndarray]:
         chance = np.random.default_rng(0)
         for _ in range(generation.num_frames):
             yield chance.integers(0, 256, (1, generation.height, generation.width, 3), np.uint8)
@@ -47,7 +48,7 @@ class Unwatched:
 def attempt(stage: Any, task_id: str) -> dict[str, object]:
     """Sizes are in pages. An accepted video is decoded, then removed."""
     try:
-        product = stage.run(task_id, REQUEST, {}, Unwatched())
+        product = stage.run(Run(task_id=task_id, generation=REQUEST), {}, Unwatched())
     except MediaError as error:
         return {"error": str(error), "left": sorted(path.name for path in stage.directory.glob("*.mp4*"))}
     stage.accept(product)

@@ -37,7 +37,7 @@ def main() -> None:
     model = open_model(role, folder, **OPTIONS)
     inputs = {} if role is Role.ENCODER else load(source)
     if role is Role.DECODER:
-        np.save(target, np.concatenate(list(model.frames(request, inputs, Recorder()))))
+        np.save(target, np.concatenate(list(model.decode(request, inputs, Recorder()).frames)))
     else:
         save(target, model.run(request, inputs, Recorder()))
 

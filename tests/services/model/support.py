@@ -50,7 +50,7 @@ class Roles:
         return self.decoded(generation, self.latents(generation))
 
     def decoded(self, generation: Generation, values: Mapping[str, Value]) -> np.ndarray:
-        return np.concatenate(list(self.decoder.frames(generation, values, Recorder())))
+        return np.concatenate(list(self.decoder.decode(generation, values, Recorder()).frames))
 
 
 def generation(**fields: Any) -> Generation:

@@ -36,12 +36,12 @@ def test_a_cancelled_decoding_leaves_no_trace(roles: Roles) -> None:
     latents = roles.latents(request)
     clean = roles.decoded(request, latents)
     recorder = Recorder()
-    chunks = roles.decoder.frames(request, latents, recorder)
+    chunks = roles.decoder.decode(request, latents, recorder).frames
     next(chunks)
     recorder.cancel_after = 0
     with pytest.raises(Cancelled):
         next(chunks)
-    abandoned = roles.decoder.frames(request, latents, Recorder())
+    abandoned = roles.decoder.decode(request, latents, Recorder()).frames
     next(abandoned)
     abandoned.close()  # type: ignore[attr-defined]
     np.testing.assert_array_equal(roles.decoded(request, latents), clean)
