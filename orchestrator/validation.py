@@ -147,6 +147,7 @@ def _output(done: pb.Done, role: str) -> None:
     if not file.name.startswith(job) or file.name[len(job) :][:1].isalnum():
         raise ContractBroken(f"MediaFile.name is {file.name!r}, expected one that begins with {job!r}")
     _size(file.bytes, "MediaFile.bytes")
+    _text(file.store, "MediaFile.store", 1024)
     _matches(_CONTENT_TYPE, file.content_type, "MediaFile.content_type")
     if not 0 <= file.fps <= MAX_MULTIPLE:
         raise ContractBroken(f"MediaFile.fps is {file.fps}, expected 0 to {MAX_MULTIPLE}")

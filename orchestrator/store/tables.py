@@ -72,6 +72,8 @@ jobs = sa.Table(
 )
 sa.Index("ix_jobs_deleted", jobs.c.id, postgresql_where=jobs.c.deleted, sqlite_where=jobs.c.deleted)
 
+identity = sa.Table("identity", metadata, sa.Column("id", sa.String(32), primary_key=True))  # one row
+
 orchestrators = sa.Table(
     "orchestrators",
     metadata,
