@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from services.media.mp4 import MediaError
+from services.media.files import MediaError
+from services.media.store import LocalStore, media_path
 from services.model.base import Cancelled, Control, Decoded, Limits, Value
 from services.model.emulated import EmulatedModel
 from services.role import Role
-from services.stage import MediaStage, TensorStage, media_path
+from services.stage import MediaStage, TensorStage
 from triptych_proto.control_pb2 import Generation, Run
 
 ROOT = Path(__file__).parents[2]
@@ -62,34 +63,39 @@ def task(task_id: str) -> Run:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> MediaStage:
-    return MediaStage(EmulatedModel(Role.DECODER, "emulated:", Limits()), tmp_path / "videos")
+def videos(tmp_path: Path) -> Path:
+    return tmp_path / "videos"
 
 
-def files(stage: MediaStage) -> set[str]:
-    return {path.name for path in stage.directory.iterdir()}
+@pytest.fixture
+def stage(videos: Path) -> MediaStage:
+    return MediaStage(EmulatedModel(Role.DECODER, "emulated:", Limits()), LocalStore(videos))
 
 
-def test_a_file_is_claimed_until_it_is_accepted(stage: MediaStage) -> None:
+def files(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_a_file_is_claimed_until_it_is_accepted(stage: MediaStage, videos: Path) -> None:
     product = stage.run(task("job/decode/e-1"), LATENTS, Watched())
     assert product.task_id == "job/decode/e-1"
     assert product.file is not None and product.file.name == "job-decode-e-1.mp4"
-    assert product.file.bytes == media_path(stage.directory, product.file.name).stat().st_size
-    assert files(stage) == {"job-decode-e-1.mp4", "job-decode-e-1.mp4.claim"}
+    assert product.file.bytes == media_path(videos, product.file.name).stat().st_size
+    assert files(videos) == {"job-decode-e-1.mp4", "job-decode-e-1.mp4.claim"}
     for _ in range(2):
         stage.accept(product)
-        assert files(stage) == {"job-decode-e-1.mp4"}
+        assert files(videos) == {"job-decode-e-1.mp4"}
     assert stage.recover() == []
 
 
-def test_a_discarded_file_is_gone(stage: MediaStage) -> None:
+def test_a_discarded_file_is_gone(stage: MediaStage, videos: Path) -> None:
     product = stage.run(task("a"), LATENTS, Watched())
     for _ in range(2):
         stage.discard(product)
-        assert files(stage) == set()
+        assert files(videos) == set()
 
 
-def test_a_result_outlives_its_process(stage: MediaStage) -> None:
+def test_a_result_outlives_its_process(stage: MediaStage, videos: Path) -> None:
     product = stage.run(task("job/decode/e-1"), LATENTS, Watched())
     assert product.claim is not None
     assert stage.recover() == []  # not while it lives
@@ -97,11 +103,11 @@ def test_a_result_outlives_its_process(stage: MediaStage) -> None:
     (recovered,) = stage.recover()
     assert (recovered.task_id, recovered.file, recovered.values) == (product.task_id, product.file, None)
     stage.accept(recovered)
-    assert files(stage) == {"job-decode-e-1.mp4"}
+    assert files(videos) == {"job-decode-e-1.mp4"}
 
 
 @pytest.mark.parametrize("frames", [0, 1, 5, 9])
-def test_a_cancelled_task_leaves_nothing(stage: MediaStage, frames: int) -> None:
+def test_a_cancelled_task_leaves_nothing(stage: MediaStage, videos: Path, frames: int) -> None:
     """9 is past the last look at the control: that task is finished."""
     control = Watched(cancel_after=frames)
     if frames == REQUEST.num_frames:
@@ -110,41 +116,41 @@ def test_a_cancelled_task_leaves_nothing(stage: MediaStage, frames: int) -> None
         with pytest.raises(Cancelled):
             stage.run(task("a"), LATENTS, control)
     assert len(control.steps) == frames
-    assert files(stage) == set()
+    assert files(videos) == set()
 
 
 @pytest.mark.parametrize("good", [0, 1, 8])
 def test_a_failed_task_leaves_nothing(tmp_path: Path, good: int) -> None:
-    stage = MediaStage(BreaksDown(good), tmp_path)
+    stage = MediaStage(BreaksDown(good), LocalStore(tmp_path))
     with pytest.raises(ZeroDivisionError):
         stage.run(task("a"), LATENTS, Watched())
-    assert files(stage) == set()
+    assert files(tmp_path) == set()
 
 
-def test_a_request_that_no_file_can_hold_leaves_nothing(stage: MediaStage) -> None:
+def test_a_request_that_no_file_can_hold_leaves_nothing(stage: MediaStage, videos: Path) -> None:
     generation = Generation(width=32, height=32, num_frames=1, num_inference_steps=1)
     with pytest.raises(ValueError, match="fps is 0"):
         stage.run(Run(task_id="a", generation=generation), LATENTS, Watched())
-    assert files(stage) == set()
+    assert files(videos) == set()
 
 
-def test_the_next_attempt_has_a_name_of_its_own(stage: MediaStage) -> None:
+def test_the_next_attempt_has_a_name_of_its_own(stage: MediaStage, videos: Path) -> None:
     first, second = (stage.run(task(f"job/decode/e-{n}"), LATENTS, Watched()) for n in (1, 2))
     stage.discard(first)
     stage.accept(second)
-    assert files(stage) == {"job-decode-e-2.mp4"}
+    assert files(videos) == {"job-decode-e-2.mp4"}
 
 
-def test_an_accepted_file_is_not_written_over(stage: MediaStage) -> None:
+def test_an_accepted_file_is_not_written_over(stage: MediaStage, videos: Path) -> None:
     stage.accept(stage.run(task("a"), LATENTS, Watched()))
-    before = (stage.directory / "a.mp4").read_bytes()
+    before = (videos / "a.mp4").read_bytes()
     with pytest.raises(MediaError, match=r"a\.mp4: there is such a file already"):
         stage.run(task("a"), LATENTS, Watched())
-    assert files(stage) == {"a.mp4"}
-    assert (stage.directory / "a.mp4").read_bytes() == before
+    assert files(videos) == {"a.mp4"}
+    assert (videos / "a.mp4").read_bytes() == before
 
 
-def test_no_room_for_the_file(stage: MediaStage) -> None:
+def test_no_room_for_the_file(stage: MediaStage, videos: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (0, 40, 600):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -153,7 +159,7 @@ def test_no_room_for_the_file(stage: MediaStage) -> None:
                 stage.run(task("a"), LATENTS, Watched())
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert files(stage) == set()
+        assert files(videos) == set()
     stage.accept(stage.run(task("a"), LATENTS, Watched()))
 
 

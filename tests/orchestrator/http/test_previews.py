@@ -17,7 +17,7 @@ from orchestrator import pictures, previews
 from orchestrator.http.app import create_app
 from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Job
-from services.media.mp4 import Mp4Writer
+from services.media.video import VideoWriter
 from tests.cluster import Cluster
 from tests.orchestrator.http.service import MemoryService
 
@@ -31,7 +31,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = np.zeros((FRAMES, 60, 800, 3), np.uint8)
     for frame, colour in zip(frames, COLOURS, strict=True):
         frame[:] = colour
-    with Mp4Writer(path, 800, 60, 8.0) as writer:
+    with VideoWriter(path, 800, 60, 8.0) as writer:
         writer.write(frames)
         writer.finish()
     return path
