@@ -17,8 +17,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output",
         action="append",
         metavar="URL",
-        help="where decoders write: a folder as this host sees it, or a store like s3://BUCKET/PREFIX; can be"
-        " repeated, and files in other stores are refused (default: videos in the data directory)",
+        help="where decoders write: a folder as this host sees it, or a store like s3://BUCKET/PREFIX; files"
+        " in other stores are refused; can be repeated, and decoders of triptych up take the first (default:"
+        " videos in the data directory)",
     )
     add(
         "--output-options",

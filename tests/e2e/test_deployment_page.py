@@ -86,7 +86,7 @@ def test_a_file_on_a_disk_that_the_orchestrator_cannot_see_comes_from_the_decode
     commands, server = role_commands(tmp_path)
     for words in commands:
         if words[0] == "decoder":
-            words[words.index("--output-dir") + 1] = str(tmp_path / "elsewhere")
+            words[words.index("--output") + 1] = str(tmp_path / "elsewhere")
     log, video = tmp_path / "log", tmp_path / "video.mp4"
     with running(commands, log) as processes:
         wait_ready(server, processes, log)
