@@ -29,7 +29,11 @@ QUEUE_CHUNKS = 4  # not yet encoded; then write() waits
 # The index in front, so that players need not wait for the end.
 CONTAINER_OPTIONS = {
     "mp4": {"movflags": "+faststart"},
-    "webm": {"cues_to_front": "1", "fflags": "+bitexact"},  # a random number would identify each file
+    "webm": {
+        "cues_to_front": "1",
+        "cluster_time_limit": "1000",  # ms that are kept in memory until they are written
+        "fflags": "+bitexact",  # without the random number that tells files apart
+    },
 }
 
 
