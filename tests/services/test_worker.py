@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from services.media.mp4 import MediaError
+from services.media.files import MediaError
 
 from services.media.formats import FORMATS, file_name
 from services.media.store import media_path
