@@ -5,21 +5,27 @@ Knows nothing of what the files are. Blocks, so it is called off the event loop;
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from transfer.secrets import read_secret
 
 MAX_OPTIONS_BYTES = 64 * 1024
+CALL_SECONDS = 30.0  # for the store's answer; for all of a file's bytes more, at this rate
+SLOWEST_BYTES_PER_SECOND = 1 << 20
+LIST_SECONDS = 600.0  # for all names of a folder
 PART_BYTES = 16 << 20  # of an upload in parts, of which PARTS are in memory at once
 PARTS = 4
+
+T = TypeVar("T")
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]*)://[\x21-\x7e]+")
 _LOCAL = ("file", "local")
@@ -117,10 +123,10 @@ class RemoteFolder:
             if self._scheme in _S3:  # else 500 MB would be in memory
                 kwargs = {"chunksize": PART_BYTES, "max_concurrency": PARTS}
             if self._scheme in _WHOLE:
-                self._fs.put_file(str(source), path, **kwargs)
+                self._call("put_file", str(source), path, nbytes=size, **kwargs)
             else:
                 self._fs.makedirs(self._path, exist_ok=True)
-                self._fs.put_file(str(source), f"{path}.part")
+                self._call("put_file", str(source), f"{path}.part", nbytes=size)
                 self._check(f"{name}.part", size)
                 self._fs.mv(f"{path}.part", path)
             self._check(name, size)
@@ -130,13 +136,15 @@ class RemoteFolder:
         with self._errors(name):
             if self._scheme not in _WHOLE:
                 self._fs.makedirs(self._path, exist_ok=True)
-            self._fs.pipe_file(self._file(name), content)
+            self._call("pipe_file", self._file(name), content)
 
     def read(self, name: str, offset: int = 0, length: int | None = None) -> bytes:
         """``length`` bytes, or to the end. Raises RemoteError, also when there are fewer."""
         end = None if length is None else offset + length
         with self._errors(name):
-            content: bytes = self._fs.cat_file(self._file(name), start=offset, end=end)
+            content: bytes = self._call(
+                "cat_file", self._file(name), start=offset, end=end, nbytes=length or 0
+            )
         if length is not None and len(content) != length:
             raise RemoteError(f"{self.url}/{name}: {len(content)} bytes at {offset}, expected {length}", True)
         return content
@@ -144,13 +152,13 @@ class RemoteFolder:
     def remove(self, name: str) -> None:
         """A file that is not there is no error. Raises RemoteError."""
         with suppress(NoSuchFile), self._errors(name):
-            self._fs.rm_file(self._file(name))
+            self._call("rm_file", self._file(name))
 
     def entries(self) -> Iterator[Entry]:
         """The files of the folder; none if there is no such folder. Raises RemoteError."""
         try:
             with self._errors(""):
-                found = self._fs.ls(self._path, detail=True)
+                found = self._call("ls", self._path, detail=True, seconds=LIST_SECONDS)
         except NoSuchFile:
             return
         for info in found:
@@ -172,9 +180,22 @@ class RemoteFolder:
         return str(link) if str(link).startswith(("http://", "https://")) else None
 
     def _check(self, name: str, size: int) -> None:
-        found = self._fs.info(self._file(name))["size"]
+        found = self._call("info", self._file(name))["size"]
         if found != size:
             raise RemoteError(f"{self.url}/{name}: the store has {found} bytes of {size}")
+
+    def _call(
+        self, method: str, *args: object, nbytes: int = 0, seconds: float | None = None, **kwargs: object
+    ) -> Any:
+        """Drivers that are asynchronous inside are cut off: with timeouts of their own they can still wait
+        for ever, as for a ``100 Continue``. The others have none but their own.
+        """
+        if not self._fs.async_impl:
+            return getattr(self._fs, method)(*args, **kwargs)
+        from fsspec.asyn import sync
+
+        limit = (seconds or CALL_SECONDS) + nbytes // SLOWEST_BYTES_PER_SECOND
+        return sync(self._fs.loop, _limited, getattr(self._fs, f"_{method}"), limit, args, kwargs)
 
     def _file(self, name: str) -> str:
         return f"{self._path}/{name}"
@@ -192,6 +213,15 @@ class RemoteFolder:
         except Exception as error:
             lasting = isinstance(error, PermissionError)
             raise RemoteError(f"{what}: {_text(error)}", lasting) from error
+
+
+async def _limited(
+    function: Callable[..., Awaitable[T]], seconds: float, args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> T:
+    try:
+        return await asyncio.wait_for(function(*args, **kwargs), seconds)
+    except asyncio.TimeoutError:
+        raise ConnectionError(f"no answer within {seconds:g} s") from None
 
 
 def _text(error: Exception) -> str:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from services.media.files import MediaError
 
+from services.media.files import MediaError
 from services.media.formats import FORMATS, file_name
 from services.media.store import media_path
 from services.model.base import Control, InvalidRequest, Value
@@ -50,6 +50,9 @@ class ScriptedStage:
             control.progress(step + 1, generation.num_inference_steps)
         total = sum(t.sum().item() for t in inputs.values() if isinstance(t, torch.Tensor))
         return Product(run.task_id, values={"sum": torch.full((1000,), total)})
+
+    def deliver(self, product: Product, control: Control) -> None:
+        """There is nothing but the slot."""
 
     def discard(self, product: Product) -> None:
         self.discarded += 1
