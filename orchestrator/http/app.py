@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from orchestrator.http import content, events, health, images, models, peers, sync, timeline, videos
+from orchestrator.http import (
+    content,
+    events,
+    health,
+    images,
+    models,
+    openapi,
+    peers,
+    sync,
+    timeline,
+    videos,
+)
 from orchestrator.http.auth import CONTENT, auth_middleware
 from orchestrator.http.connections import Connections
 from orchestrator.http.cors import add_cors_headers, cors_middleware
@@ -47,6 +58,8 @@ def create_app(service: VideoService, options: HttpOptions) -> web.Application:
             web.get("/livez", health.livez),
             web.get("/readyz", health.readyz),
             web.get("/metrics", health.metrics),
+            web.get("/openapi.json", openapi.openapi),
+            web.get("/docs", openapi.docs),
         ]
     )
     return app
