@@ -96,10 +96,10 @@ def _page(*facts: Any) -> bytes:
 def _cached(request: web.Request, body: bytes, kind: str, headers: Mapping[str, str]) -> web.Response:
     """Clients may keep it, and ask each time whether it is still so: a restart can change it."""
     etag = hashlib.sha256(body).hexdigest()[:32]
-    headers = {**headers, "ETag": f'"{etag}"', "Cache-Control": "no-cache"}
+    cached = {"ETag": f'"{etag}"', "Cache-Control": "no-cache"}
     if any(tag.value in (etag, "*") for tag in request.if_none_match or ()):
-        return web.Response(status=304, headers=headers)
-    return web.Response(body=body, content_type=kind, charset="utf-8", headers=headers)
+        return web.Response(status=304, headers=cached)
+    return web.Response(body=body, content_type=kind, charset="utf-8", headers={**headers, **cached})
 
 
 def _version() -> str:

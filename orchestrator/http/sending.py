@@ -110,4 +110,5 @@ def _range(request: web.Request, size: int) -> tuple[int, int, int]:
 
 def _unsatisfiable(size: int) -> ApiError:
     headers = {"Content-Range": f"bytes */{size}"}
-    return ApiError(416, f"the range is not within the {size} bytes of the file", headers=headers)
+    message = f"the range is not within the {size} bytes of the file"
+    return ApiError(416, message, code="range_not_satisfiable", headers=headers)

@@ -139,7 +139,7 @@ async def test_a_decoder_that_dies(api: test_utils.TestClient, service: MemorySe
     service.complete(job, DATA)
     service.break_after = 0
     response = await api.get(f"/v1/videos/{job.id}/content")
-    assert (response.status, (await response.json())["error"]["code"]) == (503, "content_unavailable")
+    assert (response.status, (await response.json())["error"]["code"]) == (503, "file_unavailable")
     service.break_after = 2000
     with pytest.raises((aiohttp.ClientError, ConnectionError)):  # never a short file that looks whole
         await (await api.get(f"/v1/videos/{job.id}/content")).read()

@@ -16,6 +16,7 @@ from orchestrator.http.app import create_app, create_runner
 from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Job
 from tests.cluster import Cluster
+from tests.orchestrator.http.conformance import Conformance
 from tests.orchestrator.http.service import MemoryService
 
 URL = "/v1/videos/sync"
@@ -141,9 +142,9 @@ async def test_a_job_that_nobody_ends(
     assert (response.status, (await response.json())["error"]["code"]) == (504, "timeout")
 
 
-async def test_with_a_real_orchestrator(tmp_path: Path) -> None:
+async def test_with_a_real_orchestrator(tmp_path: Path, conformance: Conformance) -> None:
     async with Cluster(tmp_path) as cluster:
-        app = create_app(cluster.orchestrator, HttpOptions())
+        app = conformance.watch(create_app(cluster.orchestrator, HttpOptions()))
         async with test_utils.TestClient(test_utils.TestServer(app)) as api:
             response = await api.post(URL, json={"prompt": "a"})
             data = await response.read()
