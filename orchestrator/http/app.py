@@ -23,6 +23,11 @@ from orchestrator.http.errors import add_request_id, error_middleware
 from orchestrator.http.options import HttpOptions
 from orchestrator.http.service import OPTIONS, SERVICE, VideoService
 
+# What OpenAI's API has beside our routes, and no model here can do.
+UNSERVED = "edits|extensions|characters"
+# None of the words that stand where an id could: a path with one of them answers only its own methods.
+VIDEO = f"/v1/videos/{{id:(?!(?:sync|{UNSERVED})$)[^{{}}/]+}}"
+
 SHUTDOWN_SECONDS = 5.0  # for requests that are under way when the server stops
 
 
@@ -39,10 +44,10 @@ def create_app(service: VideoService, options: HttpOptions) -> web.Application:
         [
             web.post("/v1/videos", videos.create),
             web.post("/v1/videos/sync", sync.sync),
-            web.post("/v1/videos/{_:edits|extensions|characters}", videos.unserved),
+            web.post(f"/v1/videos/{{_:{UNSERVED}}}", videos.unserved),
             web.get("/v1/videos", videos.list_videos),
-            web.get("/v1/videos/{id}", videos.retrieve),
-            web.delete("/v1/videos/{id}", videos.delete),
+            web.get(VIDEO, videos.retrieve),
+            web.delete(VIDEO, videos.delete),
             web.post("/v1/videos/{id}/remix", videos.remix),
             web.get(CONTENT, content.content),
             web.get("/v1/videos/{id}/timeline", timeline.timeline),

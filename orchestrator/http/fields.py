@@ -108,9 +108,8 @@ class Unsupported:
 
     def check(self, value: object) -> None:
         """Raises ApiError, 400."""
-        if not any(
-            type(value) is type(none) and value == none for none in ("", False, "false", *self.harmless)
-        ):
+        nothing = ("", False, "false", "False", *self.harmless)  # Python's clients write False into forms
+        if not any(type(value) is type(none) and value == none for none in nothing):
             message = f"{self.name} is not supported: {self.reason}"
             raise ApiError(400, message, code="unsupported_field", param=self.name)
 

@@ -82,8 +82,8 @@ def check(
 def event_problems(kind: str, data: Any) -> list[str]:
     """What is wrong with a server-sent event."""
     responses = DOCUMENT["paths"]["/v1/videos/{id}/events"]["get"]["responses"]
-    events = responses["200"]["content"]["text/event-stream"]["x-events"]
-    return schema_problems(events[kind], data) if kind in events else [f"event {kind} is not said"]
+    schema = _resolve(responses["200"]["content"]["text/event-stream"]["schema"])["properties"]
+    return schema_problems(schema["event"], kind) + schema_problems(schema["data"]["contentSchema"], data)
 
 
 def schema_problems(schema: Mapping[str, Any], value: Any, *, closed: bool = True) -> list[str]:

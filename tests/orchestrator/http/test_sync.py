@@ -77,7 +77,8 @@ async def test_a_bad_request_is_refused_at_once(api: test_utils.TestClient, serv
     response = await api.post(URL, json={"prompt": "a", "size": "1x1"})
     assert (response.status, (await response.json())["error"]["param"]) == (400, "size")
     assert not service.table
-    assert (await api.get(URL)).status == 404
+    response = await api.get(URL)
+    assert (response.status, response.headers["Allow"]) == (405, "POST")
 
 
 @pytest.fixture
