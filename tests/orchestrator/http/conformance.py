@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import Any
@@ -26,7 +27,7 @@ class Conformance:
 
     def __init__(self) -> None:
         self.problems: list[str] = []
-        self.replies = 0
+        self.replies: Counter[tuple[str, str | None, int]] = Counter()  # by method, path and status
 
     def watch(self, app: web.Application) -> web.Application:
         """Before the application starts. Returns it."""
@@ -34,13 +35,13 @@ class Conformance:
         return app
 
     async def _hear(self, request: web.Request, response: web.StreamResponse) -> None:
-        self.replies += 1
         body = response.body if isinstance(response, web.Response) and request.method != "HEAD" else None
         assert body is None or isinstance(body, bytes)
         resource = request.match_info.route.resource
         path = None if resource is None else resource.canonical
         if path == "/v1/videos/{_}":
             path = request.path
+        self.replies[request.method, path, response.status] += 1
         found = check(request.method, path, response.status, response.headers, body)
         self.problems += [f"{request.method} {request.path} -> {response.status}: {one}" for one in found]
 
