@@ -24,9 +24,9 @@ async def local_file(
     request: web.Request, path: Path, headers: Mapping[str, str], timeout: float
 ) -> web.FileResponse:
     """``timeout`` is in seconds, for all of it. Raises OSError if the file is not there, ApiError: 416."""
-    size = (await asyncio.to_thread(path.stat)).st_size
-    if "If-Range" not in request.headers:
-        _range(request, size)  # aiohttp would answer 416 without a body
+    status, since = await asyncio.to_thread(path.stat), request.if_range
+    if since is None or status.st_mtime <= since.timestamp():  # as aiohttp sees it
+        _range(request, status.st_size)  # aiohttp would answer 416 without a body
     return _LocalFile(path, headers, timeout)
 
 
@@ -110,4 +110,5 @@ def _range(request: web.Request, size: int) -> tuple[int, int, int]:
 
 def _unsatisfiable(size: int) -> ApiError:
     headers = {"Content-Range": f"bytes */{size}"}
-    return ApiError(416, f"the range is not within the {size} bytes of the file", headers=headers)
+    message = f"the range is not within the {size} bytes of the file"
+    return ApiError(416, message, code="range_not_satisfiable", headers=headers)

@@ -19,6 +19,7 @@ from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Job
 from services.media.mp4 import Mp4Writer
 from tests.cluster import Cluster
+from tests.orchestrator.http.conformance import Conformance
 from tests.orchestrator.http.service import MemoryService
 
 FRAMES = 9
@@ -179,7 +180,7 @@ async def test_a_decoder_that_is_away(
     service.complete(job, video.read_bytes())
     service.break_after = 0
     response = await api.get(url(job, "thumbnail"))
-    assert (response.status, (await response.json())["error"]["code"]) == (503, "content_unavailable")
+    assert (response.status, (await response.json())["error"]["code"]) == (503, "file_unavailable")
     service.break_after = 1000
     response = await api.get(url(job, "thumbnail"))
     assert (response.status, (await response.json())["error"]["code"]) == (503, "no_preview")
@@ -196,12 +197,12 @@ async def test_a_folder_that_cannot_be_written(api: test_utils.TestClient, servi
     assert (response.status, (await response.json())["error"]["code"]) == (503, "no_preview")
 
 
-async def test_with_a_real_orchestrator(tmp_path: Path) -> None:
+async def test_with_a_real_orchestrator(tmp_path: Path, conformance: Conformance) -> None:
     folder = tmp_path / "previews"
     async with Cluster(tmp_path, output_dir=tmp_path / "elsewhere") as cluster:  # over the decoder's stream
         folder.mkdir()
         (folder / "video_of_an_earlier_life.thumbnail.webp").write_bytes(b"x")
-        app = create_app(cluster.orchestrator, HttpOptions())
+        app = conformance.watch(create_app(cluster.orchestrator, HttpOptions()))
         async with test_utils.TestClient(test_utils.TestServer(app)) as api:
             job = await cluster.submit("p")
             assert await cluster.orchestrator.finished(job.id) is job
