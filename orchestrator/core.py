@@ -301,7 +301,7 @@ class Orchestrator:
 
     def received(self, life: Life, event: pb.Event) -> None:
         if event.done.file.hand_over and self.scheduler.runs(life, event.done.task_id):
-            self._spawn(self._take_copy(life, event))
+            self._spawn(self._take_copy(life, event, self.peers[life.url]))
         else:
             self.scheduler.received(life, event)
 
@@ -378,12 +378,12 @@ class Orchestrator:
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
         return True  # it was deleted, with its file
 
-    async def _take_copy(self, life: Life, event: pb.Event) -> None:
+    async def _take_copy(self, life: Life, event: pb.Event, peer: Peer) -> None:
         """The task goes on until its file is safe here: if its decoder dies before that, it runs again."""
         done = event.done
         started = time.monotonic()
         failure = await self.copies.take(
-            self.peers[life.url].read_file, done, lambda: self.scheduler.runs(life, done.task_id)
+            peer.read_file, done, lambda: self.scheduler.runs(life, done.task_id)
         )
         if failure is None:
             done.timing.saving += time.monotonic() - started
