@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from services.media.mp4 import MediaError
 
+from services.media.files import MediaError
 from services.media.formats import FORMATS, file_name
 from services.media.store import media_path
 from services.model.base import Control, InvalidRequest, Value
