@@ -18,6 +18,7 @@ import grpc
 
 from orchestrator.call_errors import reason
 from orchestrator.catalog import Catalog
+from orchestrator.copies import Copies
 from orchestrator.credentials import Credentials
 from orchestrator.graph import GENERATION
 from orchestrator.http.errors import ApiError
@@ -96,6 +97,8 @@ class Orchestrator:
         self._files_to_delete: dict[str, Job] = {}  # of deleted jobs, whose decoder was not there
         self._background: set[asyncio.Task[None]] = set()
         self._webhooks = None if options.webhooks is None else Webhooks(options.webhooks, self._told)
+        # Not where decoders write: one of them may have the very folder, and removes what was copied.
+        self.copies = Copies(options.output_dir.parent / "copies")
         previews = options.output_dir.parent / "previews"  # not among the videos, whose names decoders choose
         self.previews = Previews(previews, options.preview_bytes, self.content_path, self.read_content)
 
@@ -115,7 +118,7 @@ class Orchestrator:
             self._spawn(self._go_on())
         self._spawn(self._keep_ownership())
         self._spawn(self._expire())
-        self._spawn(self._tidy_previews())
+        self._spawn(self._tidy())
         if self._store.shared:
             self._spawn(self._review_orphans())
         if self._options.retention_seconds is not None:
@@ -249,6 +252,8 @@ class Orchestrator:
         if job.file is None:
             return None
         path = self._options.output_dir / Path(job.file.name).name
+        if job.file.hand_over:
+            path = self.copies.path(job.file)
         try:
             return path if path.stat().st_size == job.file.bytes else None
         except OSError:
@@ -256,6 +261,9 @@ class Orchestrator:
 
     async def read_content(self, job: Job, offset: int, length: int) -> AsyncGenerator[bytes, None]:
         """The file's bytes from the decoder that wrote it. ApiError 503 when it cannot be reached."""
+        if job.file is not None and job.file.hand_over:
+            message = f"the file is with the orchestrator {job.owner}, whose data directory is not seen here"
+            raise ApiError(503, message, code="file_unavailable")
         peer = self._peer(job.file_url)
         if peer is None or job.file is None:
             raise ApiError(
@@ -292,7 +300,10 @@ class Orchestrator:
         self.scheduler.left(life)
 
     def received(self, life: Life, event: pb.Event) -> None:
-        self.scheduler.received(life, event)
+        if event.done.file.hand_over and self.scheduler.runs(life, event.done.task_id):
+            self._spawn(self._take_copy(life, event, self.peers[life.url]))
+        else:
+            self.scheduler.received(life, event)
 
     # ---- inside
 
@@ -367,6 +378,23 @@ class Orchestrator:
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
         return True  # it was deleted, with its file
 
+    async def _take_copy(self, life: Life, event: pb.Event, peer: Peer) -> None:
+        """The task goes on until its file is safe here: if its decoder dies before that, it runs again."""
+        done = event.done
+        started = time.monotonic()
+        failure = await self.copies.take(
+            peer.read_file, done, lambda: self.scheduler.runs(life, done.task_id)
+        )
+        if failure is None:
+            done.timing.saving += time.monotonic() - started
+            self.scheduler.received(life, event)
+            job = self._jobs.get(done.task_id.partition("/")[0])
+            if job is None or job.file is None or job.file.name != done.file.name:
+                await self.copies.discard(done.file)
+        else:
+            life.send(pb.Command(release=pb.Release(task_ids=[done.task_id])))
+            self.scheduler.received(life, pb.Event(failed=failure))
+
     def _tell(self, job: Job) -> None:
         if self._webhooks is not None:
             self._webhooks.send(job)
@@ -384,7 +412,7 @@ class Orchestrator:
         try:
             if path is not None:
                 await asyncio.to_thread(path.unlink, missing_ok=True)
-            elif job.file is not None and peer is not None:
+            elif job.file is not None and not job.file.hand_over and peer is not None:
                 await peer.delete_file(job.file.name)
         except (OSError, grpc.aio.AioRpcError) as error:
             why = reason(error) if isinstance(error, grpc.aio.AioRpcError) else error
@@ -424,11 +452,18 @@ class Orchestrator:
                     if await self._store.get(job_id) is None:
                         self.scheduler.drop_orphans(job_id)
 
-    async def _tidy_previews(self) -> None:
-        """Those of jobs that an earlier life, or another orchestrator, has removed."""
+    async def _tidy(self) -> None:
+        """Previews and copies of jobs that an earlier life, or another orchestrator, has removed."""
         while True:
             await self.previews.keep(self._jobs.keys())
+            await self.copies.tidy(self._wants_copy)
             await asyncio.sleep(SWEEP_SECONDS)
+
+    def _wants_copy(self, name: str) -> bool:
+        job = self._jobs.get(name.partition("-")[0])
+        if job is None or not job.status.final:
+            return job is not None
+        return job.file is not None and job.file.name == name
 
     async def _sweep(self, retention: float) -> None:
         while True:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import enum
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol, TypeAlias
 
 import grpc
@@ -105,7 +105,7 @@ class Peer:
             await self._dialling
         await self._channel.close()
 
-    async def read_file(self, name: str, offset: int, length: int) -> AsyncIterator[bytes]:
+    async def read_file(self, name: str, offset: int, length: int) -> AsyncGenerator[bytes, None]:
         """The ``length`` bytes of a file that this decoder wrote; AioRpcError if it cannot be had."""
         request = pb.ReadFileRequest(name=name, offset=offset, length=length)
         async for chunk in self._stub.ReadFile(request, metadata=self._metadata):

@@ -271,6 +271,10 @@ class Scheduler:
         self._apply(active, effects)
         return True
 
+    def runs(self, life: Life, task_id: str) -> bool:
+        """Whether the task is of use, and this life is the one that has it."""
+        return self._running(life, task_id) is not None
+
     def _running(self, life: Life, task_id: str) -> tuple[Active, Run] | None:
         """The run that ``life`` speaks of; None if this life does not run it (any more)."""
         active = self.active.get(task_id.split("/", 1)[0])

@@ -9,6 +9,7 @@ from typing import Any
 
 from services import credentials
 from services.credentials import Credentials
+from services.media.encoders import CHOICES
 from services.role import Role
 from transfer.engines import mooncake_setup
 from transfer.engines.mooncake_setup import PROTOCOLS, MooncakeOptions
@@ -59,6 +60,20 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
             default=Path("triptych-data/videos"),
             metavar="DIR",
             help="where media files are written (default: %(default)s)",
+        )
+        add(
+            "--video-encoder",
+            choices=CHOICES,
+            default="auto",
+            help="of MP4: auto is nvenc where it is seen to work, else x264 (default: %(default)s)",
+        )
+        add(
+            "--return",
+            dest="hand_over",
+            choices=("file", "bytes"),
+            default="file",
+            help="file: finished files stay in --output-dir; bytes: the orchestrator copies each and it is"
+            " removed here, for a disk that goes away with this process (default: %(default)s)",
         )
     add_worker_arguments(parser)
     credentials.add_arguments(parser)
@@ -208,6 +223,8 @@ class RoleOptions:
     transfer_listen: str  # host of the data plane's TCP server
     orchestrators: tuple[str, ...]  # to announce this role to
     output_dir: Path
+    video_encoder: str  # of services.media.encoders.CHOICES
+    hand_over: bool  # finished files go to the orchestrator
     model_options: dict[str, Any]
     capacity: int
     engines: tuple[str, ...]
@@ -234,6 +251,8 @@ class RoleOptions:
             transfer_listen=host.strip("[]"),
             orchestrators=tuple(args.orchestrator),
             output_dir=getattr(args, "output_dir", Path()),
+            video_encoder=getattr(args, "video_encoder", "x264"),
+            hand_over=getattr(args, "hand_over", "file") == "bytes",
             model_options={
                 "device": args.device,
                 "dtype": args.dtype,

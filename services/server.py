@@ -12,10 +12,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.credentials import Credentials
+from services.media.store import media_path
 from services.model.base import RoleModel
 from services.role import Role
 from services.session import Session
-from services.stage import media_path
 from services.wire import choice_messages, endpoint_messages, pool_messages, traffic_messages
 from services.worker import Worker, peak_memory_bytes
 from transfer.endpoint import TransferEndpoint

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from services import validation
-from services.media.mp4 import MediaError
+from services.media.files import MediaError
 from services.model.base import Cancelled, InvalidRequest, Value
 from services.session import Session
 from services.stage import Product, Stage

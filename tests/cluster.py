@@ -14,6 +14,7 @@ from orchestrator.core import CoreOptions, Orchestrator
 from orchestrator.jobs import Job
 from orchestrator.scheduler import SchedulerOptions
 from services.credentials import Credentials
+from services.media.store import LocalStore
 from services.model.base import Control, Limits, Value
 from services.model.emulated import EmulatedModel
 from services.role import Role
@@ -69,6 +70,7 @@ class RoleInstance:
         self.engines: tuple[str, ...] = ("shm", "zmq")
         self.pool_bytes = POOL_BYTES
         self.model = model
+        self.hand_over = False
         self.credentials = Credentials()
         self._limits = limits
 
@@ -85,9 +87,9 @@ class RoleInstance:
             inbox_bytes=self.pool_bytes,
             engines=self.engines,
         )
-        inner: Stage = (
-            TensorStage(model) if self.role is not Role.DECODER else MediaStage(model, self.directory)
-        )
+        inner: Stage = TensorStage(model)
+        if self.role is Role.DECODER:
+            inner = MediaStage(model, LocalStore(self.directory, self.hand_over))
         self.stage = RecordingStage(inner, self.url)
         self.worker = Worker(self.stage, self.endpoint, self._limits)
         directory = self.directory if self.role is Role.DECODER else None
