@@ -28,7 +28,7 @@ from orchestrator.http.options import HttpOptions
 from orchestrator.http.service import VideoService
 from orchestrator.jobs import Job
 from orchestrator.webhook_targets import WebhookTargets
-from services.media.mp4 import Mp4Writer
+from services.media.video import VideoWriter
 from tests.cluster import Cluster
 from tests.orchestrator.http.conformance import DOCUMENT, Conformance
 from tests.orchestrator.http.service import MODEL, MemoryService
@@ -168,7 +168,7 @@ async def schemathesis(folder: Path, document: dict[str, Any], url: str, *option
 
 def prepared(service: PromptService, folder: Path) -> PromptService:
     defaults = MODEL.defaults
-    with Mp4Writer(folder / "a.mp4", defaults.width, defaults.height, defaults.fps) as writer:
+    with VideoWriter(folder / "a.mp4", defaults.width, defaults.height, defaults.fps) as writer:
         writer.write(np.zeros((defaults.num_frames, defaults.height, defaults.width, 3), np.uint8))
         writer.finish()
     service.video = (folder / "a.mp4").read_bytes()
