@@ -273,9 +273,13 @@ CLIENTS: dict[str, Callable[[Path], Recordings]] = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("clients", nargs="*", choices=[[], *CLIENTS], help="(default: all)")
-    WIRE.mkdir(exist_ok=True)
-    for client in parser.parse_args().clients or CLIENTS:
+    parser.add_argument(
+        "clients", nargs="*", metavar="CLIENT", help=f"of {', '.join(CLIENTS)} (default: all)"
+    )
+    chosen = parser.parse_args().clients or list(CLIENTS)
+    if unknown := set(chosen) - set(CLIENTS):
+        parser.error(f"unknown: {', '.join(unknown)}")
+    for client in chosen:
         with tempfile.TemporaryDirectory() as name:
             directory = Path(name)
             (directory / "a.png").write_bytes(PNG)

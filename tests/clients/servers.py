@@ -1,4 +1,4 @@
-"""Real processes for the clients to talk to: one set of roles, and servers in the states a client may meet."""
+"""Real processes for the clients to talk to: one set of roles, and servers in the states clients meet."""
 
 from __future__ import annotations
 

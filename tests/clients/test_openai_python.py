@@ -189,7 +189,7 @@ def test_a_video_that_fails(stalled: OpenAI) -> None:
         prompt="a red circle", poll_interval_ms=50, extra_body={"timeout": 1}
     )
     assert video.status == "failed" and video.error is not None
-    assert video.error.code and video.error.message
+    assert (video.error.code, video.error.message) == ("timeout", "not finished within 1 s")
     with pytest.raises(openai.UnprocessableEntityError) as caught:
         stalled.videos.download_content(video.id)
     assert caught.value.code == "video_failed"
