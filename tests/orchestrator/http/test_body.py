@@ -31,7 +31,7 @@ HEAD = b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r
 
 
 def multipart(*parts: tuple[str, str], suffix: str = "") -> bytes:
-    """Text parts with a Content-Disposition only, as OpenAI's SDKs make them (recorded: tests/clients/wire)."""
+    """Text parts with a Content-Disposition only, as OpenAI's SDKs make them: see tests/clients/wire."""
     lines = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{suffix}\r\n\r\n{value}\r\n'
         for name, value in parts
