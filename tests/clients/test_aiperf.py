@@ -118,7 +118,7 @@ def profile(url: str, model: str, directory: Path, environment: dict[str, str], 
         timeout=300,
         check=False,
     )
-    (artifacts,) = directory.glob("artifacts/*-concurrency*")
+    (artifacts,) = (path.parent for path in directory.glob("artifacts/*/profile_export.jsonl"))
     report = artifacts / "profile_export_aiperf.json"
     return Run(
         result.returncode,
