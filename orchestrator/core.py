@@ -22,6 +22,7 @@ from orchestrator.credentials import Credentials
 from orchestrator.graph import GENERATION
 from orchestrator.http.errors import ApiError
 from orchestrator.jobs import Job, Once
+from orchestrator.lag import LoopLag
 from orchestrator.life import Life
 from orchestrator.membership import Membership, NamedPeers
 from orchestrator.metrics import Metrics
@@ -90,6 +91,7 @@ class Orchestrator:
             self._store, options.name, life, self._jobs, self.scheduler, self._watchers.notify
         )
         self.registry.register(StateCollector(self.scheduler, self.peers))
+        self._lag = LoopLag(self.registry)
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finish_times: deque[float] = deque(maxlen=32)  # monotonic
         self._unrecorded: set[str] = set()  # finished, and not yet written so
@@ -113,6 +115,7 @@ class Orchestrator:
                 self._tell(job)  # an earlier life has not got through
         if unfinished:
             self._spawn(self._go_on())
+        self._spawn(self._lag.run())
         self._spawn(self._keep_ownership())
         self._spawn(self._expire())
         self._spawn(self._tidy_previews())
