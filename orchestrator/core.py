@@ -248,7 +248,7 @@ class Orchestrator:
         return [role for role in GENERATION.roles if role not in present]
 
     def content_path(self, job: Job) -> Path | None:
-        """The finished file, if this host sees the disk it was written to."""
+        """The finished file, if this host sees the disk it was written to, which it asks: not on the loop."""
         if job.file is None:
             return None
         path = self._options.output_dir / Path(job.file.name).name
@@ -382,7 +382,7 @@ class Orchestrator:
 
     async def _delete_file(self, job: Job) -> None:
         await self.previews.discard(job.id)
-        path = self.content_path(job)
+        path = await asyncio.to_thread(self.content_path, job)
         peer = self._peer(job.file_url)
         try:
             if path is not None:

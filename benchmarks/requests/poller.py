@@ -1,8 +1,8 @@
 """Many clients that poll, in a process of their own: `python -m benchmarks.requests.poller` prints JSON.
 
-Open loop: each connection asks at fixed times, whatever became of the answers before, and an answer's time counts
-from when it was due to be asked for. So a server that stands still shows in all polls that would have come meanwhile.
-Bounded: it ends after the time that it is given, and connects to this machine only.
+Open loop: each connection asks at fixed times, whatever became of the answers before, and an answer's time
+counts from when it was due to be asked for. So a server that stands still shows in all polls that would have
+come meanwhile. Bounded: it ends after the time that it is given, and connects to this machine only.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class HttpOptions:
     event_timeout: float = 30.0  # to send one event
     header_timeout: float = 30.0  # to receive the first request of a connection
     body_timeout: float = 30.0  # to receive a request's body
-    linger_seconds: float = 10.0  # to take in what is left of a body after the reply, so that it is read
+    linger_timeout: float = 10.0  # to take in what is left of a body after the reply, so that it is read
     download_timeout: float = 3600.0  # to send one video
     keepalive_timeout: float = 320.0
 
@@ -62,7 +62,7 @@ class HttpOptions:
             "max_timeout_seconds",
             "sync_timeout",
             "header_timeout",
-            "linger_seconds",
+            "linger_timeout",
             "heartbeat_seconds",
             "event_timeout",
             "body_timeout",

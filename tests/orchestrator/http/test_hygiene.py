@@ -23,7 +23,7 @@ BIG = 32 << 20  # more than sockets hold
 
 
 PATIENT = HttpOptions(max_body_bytes=1 << 20)
-SHORT = HttpOptions(max_body_bytes=1 << 20, body_timeout=0.5, download_timeout=0.5, linger_seconds=0.2)
+SHORT = HttpOptions(max_body_bytes=1 << 20, body_timeout=0.5, download_timeout=0.5, linger_timeout=0.2)
 SHORT_HEADERS = HttpOptions(header_timeout=1.0)
 LEAVE = pytest.mark.parametrize(("options", "leave"), [(PATIENT, "reset"), (SHORT, "hang")])
 
