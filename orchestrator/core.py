@@ -267,8 +267,9 @@ class Orchestrator:
                 code="file_unavailable",
             )
         try:
-            async for data in peer.read_file(job.file.name, offset, length):
-                yield data
+            async with contextlib.aclosing(peer.read_file(job.file.name, offset, length)) as chunks:
+                async for data in chunks:
+                    yield data
         except grpc.aio.AioRpcError as error:
             raise ApiError(
                 503,

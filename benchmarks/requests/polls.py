@@ -136,5 +136,6 @@ def summary(rounds: list[Round]) -> str:
         f"lag p50 {seen('lag_p50')}, p99 {seen('lag_p99')}, at most {seen('lag_max')} ms;"
         f" {middle(rounds, 'polls'):.0f} polls answered after {seen('poll_p50')} ms, p99 {seen('poll_p99')};"
         f" {middle(rounds, 'cpu_per_poll'):.2f} ms of the orchestrator's CPU each;"
-        f" {sum(one.raw['polls_failed'] for one in rounds)} polls and {rounds[0].raw['jobs_failed']} jobs failed"
+        f" {sum(one.raw['polls_failed'] for one in rounds)} polls and {rounds[0].raw['jobs_failed']} jobs"
+        " failed"
     )

@@ -62,6 +62,7 @@ def create_runner(service: VideoService, options: HttpOptions) -> web.AppRunner:
     runner = Runner(
         app,
         keepalive_timeout=options.keepalive_timeout,
+        send_timeout=options.send_timeout,
         lingering_time=options.linger_timeout,
         shutdown_timeout=SHUTDOWN_SECONDS,
         access_log=None,  # a client polls ten times a second: metrics count, a log would drown

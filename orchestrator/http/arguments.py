@@ -21,8 +21,8 @@ _TIMES = {
     "linger_timeout": "that the rest of a body, which the answer did not need, is still taken in",
     "keepalive_timeout": "that a connection stays open between two requests; longer than clients, or a proxy,"
     " keep it in their pools",
-    "download_timeout": "for a client to read a file",
-    "event_timeout": "for a client to read one event of a stream",
+    "download_timeout": "for a client to take in a whole file",
+    "send_timeout": "for a client to take in an event, or the next 64 KiB of a reply",
 }
 
 # In the data directory.
@@ -132,7 +132,7 @@ def limits(args: argparse.Namespace) -> dict[str, Any]:
         "linger_timeout": args.linger_timeout,
         "keepalive_timeout": args.keepalive_timeout,
         "download_timeout": args.download_timeout,
-        "event_timeout": args.event_timeout,
+        "send_timeout": args.send_timeout,
     }
 
 

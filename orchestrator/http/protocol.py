@@ -6,12 +6,14 @@ traceback.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import Any
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from orchestrator.http.connections import cut_off
 from orchestrator.http.errors import ApiError, from_aiohttp, new_request_id
 
 log = logging.getLogger(__name__)
@@ -20,7 +22,31 @@ log = logging.getLogger(__name__)
 class Protocol(web.RequestHandler):
     """One connection. Clients can make no more than a line at debug level with what they send."""
 
-    __slots__ = ()
+    __slots__ = ("_cutting", "_send_timeout")
+
+    def __init__(self, manager: web.Server, *, send_timeout: float, **options: Any) -> None:
+        """``send_timeout`` is in seconds, for the client to make room for more."""
+        super().__init__(manager, **options)
+        self._send_timeout = send_timeout
+        self._cutting: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        loop = asyncio.get_running_loop()
+        self._cutting = loop.call_later(self._send_timeout, cut_off, self.transport)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._let_go()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._let_go()
+        super().connection_lost(exc)
+
+    def _let_go(self) -> None:
+        if self._cutting is not None:
+            self._cutting.cancel()
+            self._cutting = None
 
     def handle_error(
         self,
