@@ -23,6 +23,7 @@ from orchestrator.credentials import Credentials
 from orchestrator.graph import GENERATION
 from orchestrator.http.errors import ApiError
 from orchestrator.jobs import Job, Once
+from orchestrator.lag import LoopLag
 from orchestrator.life import Life
 from orchestrator.membership import Membership, NamedPeers
 from orchestrator.metrics import Metrics
@@ -91,6 +92,7 @@ class Orchestrator:
             self._store, options.name, life, self._jobs, self.scheduler, self._watchers.notify
         )
         self.registry.register(StateCollector(self.scheduler, self.peers))
+        self._lag = LoopLag(self.registry)
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finish_times: deque[float] = deque(maxlen=32)  # monotonic
         self._unrecorded: set[str] = set()  # finished, and not yet written so
@@ -116,6 +118,7 @@ class Orchestrator:
                 self._tell(job)  # an earlier life has not got through
         if unfinished:
             self._spawn(self._go_on())
+        self._spawn(self._lag.run())
         self._spawn(self._keep_ownership())
         self._spawn(self._expire())
         self._spawn(self._tidy())
@@ -248,7 +251,7 @@ class Orchestrator:
         return [role for role in GENERATION.roles if role not in present]
 
     def content_path(self, job: Job) -> Path | None:
-        """The finished file, if this host sees the disk it was written to."""
+        """The finished file, if this host sees the disk it was written to, which it asks: not on the loop."""
         if job.file is None:
             return None
         path = self._options.output_dir / Path(job.file.name).name
@@ -272,8 +275,9 @@ class Orchestrator:
                 code="file_unavailable",
             )
         try:
-            async for data in peer.read_file(job.file.name, offset, length):
-                yield data
+            async with contextlib.aclosing(peer.read_file(job.file.name, offset, length)) as chunks:
+                async for data in chunks:
+                    yield data
         except grpc.aio.AioRpcError as error:
             raise ApiError(
                 503,
@@ -407,7 +411,7 @@ class Orchestrator:
 
     async def _delete_file(self, job: Job) -> None:
         await self.previews.discard(job.id)
-        path = self.content_path(job)
+        path = await asyncio.to_thread(self.content_path, job)
         peer = self._peer(job.file_url)
         try:
             if path is not None:

@@ -113,7 +113,8 @@ class Previews:
         try:
             async with self._turn:
                 await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
-                source = self._content_path(job) or await self._fetch(job, job.file.bytes)
+                found = await asyncio.to_thread(self._content_path, job)
+                source = found or await self._fetch(job, job.file.bytes)
                 picture = await asyncio.to_thread(_render, source, job.file, variant.name)
                 if self._making.get(path.name) is not asyncio.current_task():
                     raise ApiError(404, f"video {job.id} was deleted", code="video_not_found", param="id")

@@ -21,6 +21,7 @@ from orchestrator.http.connections import Connections
 from orchestrator.http.cors import add_cors_headers, cors_middleware
 from orchestrator.http.errors import add_request_id, error_middleware
 from orchestrator.http.options import HttpOptions
+from orchestrator.http.protocol import Runner
 from orchestrator.http.service import OPTIONS, SERVICE, VideoService
 
 # What OpenAI's API has beside our routes, and no model here can do.
@@ -76,10 +77,11 @@ def create_runner(service: VideoService, options: HttpOptions) -> web.AppRunner:
     connections = Connections(options.header_timeout, lambda: runner.server)
     app.middlewares.append(connections.middleware)
     app.cleanup_ctx.append(connections.run)
-    runner = web.AppRunner(
+    runner = Runner(
         app,
         keepalive_timeout=options.keepalive_timeout,
-        lingering_time=options.linger_seconds,
+        send_timeout=options.send_timeout,
+        lingering_time=options.linger_timeout,
         shutdown_timeout=SHUTDOWN_SECONDS,
         access_log=None,  # a client polls ten times a second: metrics count, a log would drown
     )

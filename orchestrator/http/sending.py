@@ -13,6 +13,7 @@ from typing import TypeVar
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from orchestrator.http.connections import cut_off
 from orchestrator.http.errors import ApiError
 
 T = TypeVar("T")
@@ -89,8 +90,7 @@ async def _send(request: web.BaseRequest, sending: Awaitable[T], timeout: float)
         raise
     except Exception as error:
         log.warning("sending %s broke off: %r", request.path, error)
-        if request.transport is not None:
-            request.transport.abort()
+        cut_off(request.transport)
         raise ConnectionResetError(f"sending {request.path} broke off") from error
 
 

@@ -19,7 +19,7 @@ from triptych_proto.control_pb2 import Generation, Model
 
 
 class VideoService(Protocol):
-    """Jobs and where they run. Nothing here blocks the event loop."""
+    """Jobs and where they run. Nothing here blocks the event loop, but for what says so."""
 
     registry: prometheus_client.CollectorRegistry
     previews: Previews
@@ -82,7 +82,9 @@ class VideoService(Protocol):
         """The roles without a live instance."""
 
     def content_path(self, job: Job) -> Path | None:
-        """The file of a completed job, where this host sees the output store."""
+        """The file of a completed job, where this host sees the output store. This one asks the disk, so it
+        is called on another thread.
+        """
 
     def read_content(self, job: Job, offset: int, length: int) -> AsyncGenerator[bytes, None]:
         """The same bytes from the decoder that wrote them. Raises ApiError before the first chunk."""

@@ -163,7 +163,7 @@ async def test_too_many_streams(
     (await open_stream(api, job)).close()
 
 
-@pytest.mark.parametrize("options", [HttpOptions(event_timeout=0.2)])
+@pytest.mark.parametrize("options", [HttpOptions(send_timeout=0.2)])
 async def test_a_client_that_does_not_read_is_cut_off(
     api: test_utils.TestClient, service: MemoryService, options: HttpOptions
 ) -> None:
