@@ -18,10 +18,12 @@ import grpc
 
 from orchestrator.call_errors import reason
 from orchestrator.catalog import Catalog
+from orchestrator.copies import Copies
 from orchestrator.credentials import Credentials
 from orchestrator.graph import GENERATION
 from orchestrator.http.errors import ApiError
 from orchestrator.jobs import Job, Once
+from orchestrator.lag import LoopLag
 from orchestrator.life import Life
 from orchestrator.membership import Membership, NamedPeers
 from orchestrator.metrics import Metrics
@@ -58,7 +60,7 @@ class CoreOptions:
     peers: tuple[tuple[EndpointURL, str], ...]  # endpoint and the kind of role expected there
     database_url: str
     output_dir: Path  # where decoders on this host, or on a shared disk, write
-    previews_dir: Path | None = None  # None: beside output_dir
+    data_dir: Path | None = None  # for copies and thumbnails; None: the folder that output_dir is in
     remote_outputs: tuple[RemoteFolder, ...] = ()  # where decoders write otherwise
     redirect_seconds: float | None = None  # clients get links to these that are good for so long; None: none
     orphan_seconds: float | None = None  # files of no job are removed when they are so old; None: never
@@ -99,6 +101,7 @@ class Orchestrator:
             self._store, options.name, life, self._jobs, self.scheduler, self._watchers.notify
         )
         self.registry.register(StateCollector(self.scheduler, self.peers))
+        self._lag = LoopLag(self.registry)
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finish_times: deque[float] = deque(maxlen=32)  # monotonic
         self._unrecorded: set[str] = set()  # finished, and not yet written so
@@ -106,8 +109,11 @@ class Orchestrator:
         self._background: set[asyncio.Task[None]] = set()
         self._webhooks = None if options.webhooks is None else Webhooks(options.webhooks, self._told)
         self.outputs = Outputs(options.remote_outputs, options.redirect_seconds)
-        # Not among the videos, whose names decoders choose.
-        previews = options.previews_dir or options.output_dir.parent / "previews"
+        # Not where decoders write: one of them may have the very folder, and removes what was copied; and the
+        # names there are theirs to choose.
+        data_dir = options.data_dir or options.output_dir.parent
+        self.copies = Copies(data_dir / "copies")
+        previews = data_dir / "previews"
         self.previews = Previews(previews, options.preview_bytes, self.content_path, self.read_content)
         self._sweep_orphans = None
         if options.orphan_seconds is not None:
@@ -128,9 +134,10 @@ class Orchestrator:
                 self._tell(job)  # an earlier life has not got through
         if unfinished:
             self._spawn(self._go_on())
+        self._spawn(self._lag.run())
         self._spawn(self._keep_ownership())
         self._spawn(self._expire())
-        self._spawn(self._tidy_previews())
+        self._spawn(self._tidy())
         self._spawn(self.outputs.keep_removing())
         if self._sweep_orphans is not None:
             self._spawn(self._sweep_orphans.run())
@@ -266,10 +273,12 @@ class Orchestrator:
         return [role for role in GENERATION.roles if role not in present]
 
     def content_path(self, job: Job) -> Path | None:
-        """The finished file, if this host sees the disk it was written to."""
+        """The finished file, if this host sees the disk it was written to, which it asks: not on the loop."""
         if job.file is None or job.file.store:
             return None
         path = self._options.output_dir / Path(job.file.name).name
+        if job.file.hand_over:
+            path = self.copies.path(job.file)
         try:
             return path if path.stat().st_size == job.file.bytes else None
         except OSError:
@@ -284,6 +293,9 @@ class Orchestrator:
                 async for data in chunks:
                     yield data
             return
+        if job.file is not None and job.file.hand_over:
+            message = f"the file is with the orchestrator {job.owner}, whose data directory is not seen here"
+            raise ApiError(503, message, code="file_unavailable")
         peer = self._peer(job.file_url)
         if peer is None or job.file is None:
             raise ApiError(
@@ -292,8 +304,9 @@ class Orchestrator:
                 code="file_unavailable",
             )
         try:
-            async for data in peer.read_file(job.file.name, offset, length):
-                yield data
+            async with contextlib.aclosing(peer.read_file(job.file.name, offset, length)) as chunks:
+                async for data in chunks:
+                    yield data
         except grpc.aio.AioRpcError as error:
             raise ApiError(
                 503,
@@ -325,7 +338,10 @@ class Orchestrator:
     def received(self, life: Life, event: pb.Event) -> None:
         if event.HasField("done") and (refusal := self.outputs.refusal(event.done.file)):
             raise ContractBroken(refusal)
-        self.scheduler.received(life, event)
+        if event.done.file.hand_over and self.scheduler.runs(life, event.done.task_id):
+            self._spawn(self._take_copy(life, event, self.peers[life.url]))
+        else:
+            self.scheduler.received(life, event)
 
     # ---- inside
 
@@ -400,6 +416,23 @@ class Orchestrator:
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
         return True  # it was deleted, with its file
 
+    async def _take_copy(self, life: Life, event: pb.Event, peer: Peer) -> None:
+        """The task goes on until its file is safe here: if its decoder dies before that, it runs again."""
+        done = event.done
+        started = time.monotonic()
+        failure = await self.copies.take(
+            peer.read_file, done, lambda: self.scheduler.runs(life, done.task_id)
+        )
+        if failure is None:
+            done.timing.saving += time.monotonic() - started
+            self.scheduler.received(life, event)
+            job = self._jobs.get(done.task_id.partition("/")[0])
+            if job is None or job.file is None or job.file.name != done.file.name:
+                await self.copies.discard(done.file)
+        else:
+            life.send(pb.Command(release=pb.Release(task_ids=[done.task_id])))
+            self.scheduler.received(life, pb.Event(failed=failure))
+
     def _tell(self, job: Job) -> None:
         if self._webhooks is not None:
             self._webhooks.send(job)
@@ -415,12 +448,12 @@ class Orchestrator:
         if job.file is not None and job.file.store:
             await self.outputs.remove(job.file)
             return
-        path = self.content_path(job)
+        path = await asyncio.to_thread(self.content_path, job)
         peer = self._peer(job.file_url)
         try:
             if path is not None:
                 await asyncio.to_thread(path.unlink, missing_ok=True)
-            elif job.file is not None and peer is not None:
+            elif job.file is not None and not job.file.hand_over and peer is not None:
                 await peer.delete_file(job.file.name)
         except (OSError, grpc.aio.AioRpcError) as error:
             why = reason(error) if isinstance(error, grpc.aio.AioRpcError) else error
@@ -460,11 +493,18 @@ class Orchestrator:
                     if await self._store.get(job_id) is None:
                         self.scheduler.drop_orphans(job_id)
 
-    async def _tidy_previews(self) -> None:
-        """Those of jobs that an earlier life, or another orchestrator, has removed."""
+    async def _tidy(self) -> None:
+        """Previews and copies of jobs that an earlier life, or another orchestrator, has removed."""
         while True:
             await self.previews.keep(self._jobs.keys())
+            await self.copies.tidy(self._wants_copy)
             await asyncio.sleep(SWEEP_SECONDS)
+
+    def _wants_copy(self, name: str) -> bool:
+        job = self._jobs.get(name.partition("-")[0])
+        if job is None or not job.status.final:
+            return job is not None
+        return job.file is not None and job.file.name == name
 
     async def _sweep(self, retention: float) -> None:
         while True:

@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from orchestrator.graph import GENERATION
 from triptych_proto.control_pb2 import Generation, MediaFile
@@ -35,8 +36,7 @@ class JobError:
     message: str
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """A span of a job's life, in seconds: where the time went, in order.
 
     ``name`` is ``queue``, a stage (``encode``, ``denoise``, ``decode``), ``transfer`` or ``save``.

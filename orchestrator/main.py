@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import re
 import signal
@@ -21,6 +22,7 @@ from orchestrator.credentials import Credentials
 from orchestrator.http.app import create_runner
 from orchestrator.http.arguments import access as load_access
 from orchestrator.http.arguments import add_arguments as add_http_arguments
+from orchestrator.http.arguments import limits
 from orchestrator.http.options import HttpOptions
 from orchestrator.membership import NamedPeers
 from orchestrator.ownership import NameTaken
@@ -191,7 +193,7 @@ async def _serve(args: argparse.Namespace) -> None:
             name=args.name or f"{socket.gethostname()}:{args.port}",
             database_url=args.database_url or f"sqlite:///{data_dir / 'jobs.sqlite'}",
             output_dir=outputs.folder,
-            previews_dir=data_dir / "previews",
+            data_dir=data_dir,
             remote_outputs=outputs.remote,
             redirect_seconds=outputs.redirect_seconds,
             orphan_seconds=outputs.orphan_seconds,
@@ -220,14 +222,17 @@ async def _serve(args: argparse.Namespace) -> None:
         api_keys=access.keys,
         signer=access.signer,
         cors_origins=access.origins,
-        max_streams=args.max_streams,
         webhook_targets=None if access.webhooks is None else access.webhooks.targets,
+        **limits(args),
     )
     runner = create_runner(orchestrator, http)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     await orchestrator.start()
+    # What is there now stays: a collection that looked through it again would hold up the loop.
+    gc.collect()
+    gc.freeze()
     try:
         await runner.setup()
         await web.TCPSite(runner, args.host, args.port).start()

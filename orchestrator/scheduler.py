@@ -130,10 +130,11 @@ class Scheduler:
         """Ends jobs that have waited too long. To be called about once a second."""
         now, wall = time.monotonic(), time.time()
         while self._deadlines and self._deadlines[0][0] <= wall:
-            _, job_id = heapq.heappop(self._deadlines)
+            deadline, job_id = heapq.heappop(self._deadlines)
             active = self.active.get(job_id)
             if active is not None:
-                self._fail(active, "timeout", f"not finished within {wall - active.job.created_at:.0f} s")
+                allowed = round(deadline - active.job.created_at, 3)
+                self._fail(active, "timeout", f"not finished within {allowed:g} s")
         self._note_absences()
         for (role, model), since in self._absent_since.items():
             if now - since > self._options.absence_seconds:
@@ -270,6 +271,10 @@ class Scheduler:
         log.info("job=%s stage=%s state=running on=%s: adopted", active.job.id, run.stage.name, life.url)
         self._apply(active, effects)
         return True
+
+    def runs(self, life: Life, task_id: str) -> bool:
+        """Whether the task is of use, and this life is the one that has it."""
+        return self._running(life, task_id) is not None
 
     def _running(self, life: Life, task_id: str) -> tuple[Active, Run] | None:
         """The run that ``life`` speaks of; None if this life does not run it (any more)."""

@@ -132,11 +132,11 @@ class RoleServer(RoleServicer):
         finally:
             session.close()
 
-    async def ReadFile(
+    async def ReadFile(  # type: ignore[override]  # it writes by itself, and can see why that fails
         self,
         request: pb.ReadFileRequest,
         context: grpc.aio.ServicerContext[pb.ReadFileRequest, pb.FileChunk],
-    ) -> AsyncIterator[pb.FileChunk]:
+    ) -> None:
         path = await self._file(request.name, context)
         try:
             file = await asyncio.to_thread(path.open, "rb")
@@ -152,7 +152,11 @@ class RoleServer(RoleServicer):
             first = True
             while remaining > 0 or first:
                 data = await asyncio.to_thread(file.read, min(remaining, FILE_CHUNK_BYTES))
-                yield pb.FileChunk(data=data, file_bytes=size if first else 0)
+                try:
+                    await context.write(pb.FileChunk(data=data, file_bytes=size if first else 0))
+                except Exception as error:  # gRPC has no public name for it
+                    log.debug("%s: its reader has left: %r", request.name, error)
+                    return
                 first = False
                 if not data:
                     return

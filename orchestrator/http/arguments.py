@@ -6,11 +6,24 @@ import argparse
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator.http.api_keys import ApiKeys, load_api_keys
+from orchestrator.http.options import HttpOptions
 from orchestrator.http.signing import UrlSigner, load_secret
 from orchestrator.webhook_targets import WebhookTargets
 from orchestrator.webhooks import WebhookOptions, load_webhook_secret
+
+# How long a client may take, by the names that they have in ``HttpOptions``.
+_TIMES = {
+    "header_timeout": "for the first request of a connection to arrive, up to its body",
+    "body_timeout": "for a request's body to arrive",
+    "linger_timeout": "that the rest of a body, which the answer did not need, is still taken in",
+    "keepalive_timeout": "that a connection stays open between two requests; longer than clients, or a proxy,"
+    " keep it in their pools",
+    "download_timeout": "for a client to take in a whole file",
+    "send_timeout": "for a client to take in an event, or the next 64 KiB of a reply",
+}
 
 # In the data directory.
 URL_SECRET = "url-secret"
@@ -47,6 +60,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a web page's http(s)://host[:port] from which browsers may use the API; can be repeated"
         " (default: none)",
     )
+    add(
+        "--max-fields",
+        type=int,
+        default=HttpOptions.max_fields,
+        metavar="N",
+        help="fields of a request (default: %(default)s)",
+    )
+    for name, of in _TIMES.items():
+        default = getattr(HttpOptions, name)
+        add(
+            f"--{name.replace('_', '-')}",
+            type=float,
+            default=default,
+            metavar="S",
+            help=f"{of} (default: %(default)s)",
+        )
     add(
         "--max-streams",
         type=int,
@@ -91,6 +120,20 @@ def access(args: argparse.Namespace, data_dir: Path) -> Access:
         return Access(None, None, origins, webhooks)
     secret = load_secret(args.url_secret_file, data_dir / URL_SECRET)
     return Access(keys, UrlSigner(secret, args.url_ttl), origins, webhooks)
+
+
+def limits(args: argparse.Namespace) -> dict[str, Any]:
+    """Those of connections and of what clients send, as ``HttpOptions`` names them."""
+    return {
+        "max_fields": args.max_fields,
+        "max_streams": args.max_streams,
+        "header_timeout": args.header_timeout,
+        "body_timeout": args.body_timeout,
+        "linger_timeout": args.linger_timeout,
+        "keepalive_timeout": args.keepalive_timeout,
+        "download_timeout": args.download_timeout,
+        "send_timeout": args.send_timeout,
+    }
 
 
 def _webhooks(args: argparse.Namespace, data_dir: Path) -> WebhookOptions | None:

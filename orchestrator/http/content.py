@@ -4,6 +4,7 @@ the pictures made of it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
@@ -52,7 +53,7 @@ async def send_video(
     file = media_file(job)
     headers = _headers(job, file.content_type, PurePosixPath(file.name).suffix)
     headers.update(extra_headers or {})
-    path = service.content_path(job)
+    path = await asyncio.to_thread(service.content_path, job)
     if path is None:
         remote = RemoteFile(
             file.bytes, job.id, lambda start, length: service.read_content(job, start, length)

@@ -36,6 +36,8 @@ def text(name: str, value: object) -> str:
 def integer(name: str, value: object) -> int:
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         return int(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)  # in JSON 4.0 is the number 4
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise invalid(name, f"{name} must be an integer, not {_shown(value)}")
@@ -108,9 +110,8 @@ class Unsupported:
 
     def check(self, value: object) -> None:
         """Raises ApiError, 400."""
-        if not any(
-            type(value) is type(none) and value == none for none in ("", False, "false", *self.harmless)
-        ):
+        nothing = ("", False, "false", "False", *self.harmless)  # Python's clients write False into forms
+        if not any(type(value) is type(none) and value == none for none in nothing):
             message = f"{self.name} is not supported: {self.reason}"
             raise ApiError(400, message, code="unsupported_field", param=self.name)
 

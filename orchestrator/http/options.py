@@ -41,10 +41,10 @@ class HttpOptions:
     webhook_targets: WebhookTargets | None = None  # that requests may name; None: no request may
     max_streams: int = 256  # of events, at one time
     heartbeat_seconds: float = 15.0  # between two signs of life on a stream where nothing happens
-    event_timeout: float = 30.0  # to send one event
+    send_timeout: float = 30.0  # for a client to take in an event, or the next piece of a reply
     header_timeout: float = 30.0  # to receive the first request of a connection
     body_timeout: float = 30.0  # to receive a request's body
-    linger_seconds: float = 10.0  # to take in what is left of a body after the reply, so that it is read
+    linger_timeout: float = 10.0  # to take in what is left of a body after the reply, so that it is read
     download_timeout: float = 3600.0  # to send one video
     keepalive_timeout: float = 320.0
 
@@ -62,9 +62,9 @@ class HttpOptions:
             "max_timeout_seconds",
             "sync_timeout",
             "header_timeout",
-            "linger_seconds",
+            "linger_timeout",
             "heartbeat_seconds",
-            "event_timeout",
+            "send_timeout",
             "body_timeout",
             "download_timeout",
             "keepalive_timeout",

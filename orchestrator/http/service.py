@@ -19,7 +19,7 @@ from triptych_proto.control_pb2 import Generation, Model
 
 
 class VideoService(Protocol):
-    """Jobs and where they run. Nothing here blocks the event loop."""
+    """Jobs and where they run. Nothing here blocks the event loop, but for what says so."""
 
     registry: prometheus_client.CollectorRegistry
     previews: Previews
@@ -82,7 +82,9 @@ class VideoService(Protocol):
         """The roles without a live instance."""
 
     def content_path(self, job: Job) -> Path | None:
-        """The file of a completed job, where this host sees the output store."""
+        """The file of a completed job, where this host sees the output store. This one asks the disk, so it
+        is called on another thread.
+        """
 
     async def content_link(self, job: Job, file_name: str) -> str | None:
         """Where a client may get the file of a completed job, under that name, from its store; None: here."""

@@ -38,6 +38,7 @@ class Emulation:
     decode: float = 0.0
     embeddings: int = 4096
     latents: int = 4096
+    grain: int = 0  # 1: frames of noise, which make a large file
     fatal: str = ""  # a stage: with the word "fatal" in its prompt it ends its process
     output: str = VIDEO
     sound: int = 0  # samples per second of the videos' sound; 0: they are silent
@@ -49,6 +50,7 @@ class Emulation:
             **dict.fromkeys(STAGES.values(), float),
             "embeddings": int,
             "latents": int,
+            "grain": int,
             "fatal": _stage,
             "output": _output,
             "sound": _rate,
@@ -154,8 +156,12 @@ class EmulatedModel:
         for index in range(generation.num_frames):
             control.raise_if_cancelled()
             time.sleep(self._emulation.decode / generation.num_frames)
-            colour = np.frombuffer(_digest(key, bytes([index % 256])), np.uint8)[:3]
-            yield np.broadcast_to(colour, (1, generation.height, generation.width, 3)).copy()
+            shape = (1, generation.height, generation.width, 3)
+            own = np.frombuffer(_digest(key, bytes([index % 256])), np.uint8)
+            if self._emulation.grain:
+                yield np.random.default_rng(own).integers(256, size=shape, dtype=np.uint8)
+            else:
+                yield np.broadcast_to(own[:3], shape).copy()
 
     def _die_of(self, generation: Generation) -> None:
         """A request that takes its process along, as one that needs more memory than there is."""

@@ -190,7 +190,7 @@ class MemoryService:
 
     async def read_content(self, job: Job, offset: int, length: int) -> AsyncGenerator[bytes, None]:
         if self.break_after == 0:
-            raise ApiError(503, "the decoder is gone", code="content_unavailable")
+            raise ApiError(503, "the decoder is gone", code="file_unavailable")
         for start in range(offset, offset + length, 1000):
             if self.break_after is not None and start - offset >= self.break_after:
                 raise OSError("the decoder died")

@@ -31,7 +31,7 @@ HEAD = b"POST /v1/videos HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r
 
 
 def multipart(*parts: tuple[str, str], suffix: str = "") -> bytes:
-    """The bytes of openai 3.52.0 and of AIPerf 0.13.0: text parts with a Content-Disposition only."""
+    """Text parts with a Content-Disposition only, as OpenAI's SDKs make them: see tests/clients/wire."""
     lines = [
         f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"{suffix}\r\n\r\n{value}\r\n'
         for name, value in parts

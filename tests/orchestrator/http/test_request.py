@@ -132,10 +132,20 @@ def test_strings_are_coerced_by_the_type_of_the_field() -> None:
     assert (text.num_inference_steps, text.guidance_scale) == (7, 7.5)
 
 
+def test_a_whole_number_with_a_point() -> None:
+    assert VIDEO.parse({"seed": 4.0, "priority": -10.0}).values == {"seed": 4, "priority": -10}
+
+
+@pytest.mark.parametrize("value", ["", False, "false", "False", None])
+def test_a_field_of_other_servers_that_asks_for_nothing(value: object) -> None:
+    assert VIDEO.parse({"enable_teacache": value}).values == {}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("seed", True),
+        ("seed", 2.0**53),
         ("seed", -1),
         ("seed", 2**64),
         ("seed", 1.5),
