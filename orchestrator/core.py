@@ -337,6 +337,9 @@ class Orchestrator:
 
     def received(self, life: Life, event: pb.Event) -> None:
         if event.HasField("done") and (refusal := self.outputs.refusal(event.done.file)):
+            # First: it would offer the same again, for as long as the job is not over.
+            failed = pb.Failed(task_id=event.done.task_id, reason=pb.Failed.OUTPUT_STORE, message=refusal)
+            self.scheduler.received(life, pb.Event(failed=failed))
             raise ContractBroken(refusal)
         if event.done.file.hand_over and self.scheduler.runs(life, event.done.task_id):
             self._spawn(self._take_copy(life, event, self.peers[life.url]))

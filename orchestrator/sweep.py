@@ -96,7 +96,7 @@ class Sweep:
             strange = await self._unknown(files)
             if strange:
                 return (
-                    f"it has {len(strange)} files of requests that the job store does not know. If no other"
+                    f"of {len(strange)} requests it has files that the job store does not know. If no other"
                     f" one does, put {identity} into {MARKER} there"
                 )
             await self._call(lambda: place.claim(identity))

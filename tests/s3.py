@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+import s3fs
 from aiohttp import ClientSession, web
 
 from deploy.onebox import free_port
@@ -20,6 +21,8 @@ from transfer.remote_folder import RemoteFolder
 
 KEY = "test"
 START_SECONDS = 60.0
+
+s3fs.S3FileSystem.retries = 2  # in this process it gives up sooner
 
 
 class S3Server:
@@ -99,7 +102,12 @@ def options_file(path: Path, url: str) -> Path:
 class Door:
     """Passes requests on to an S3 server, but for what a test wants to go wrong."""
 
-    def __init__(self, server: S3Server) -> None:
+    def __init__(self, server: S3Server, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.gate = asyncio.Event()  # until it is set, PUTs wait
+        self.gate.set()
+        self.waiting = 0  # PUTs at the gate
         self.away = False  # connections end without an answer
         self.full = False  # what would write is answered 507, as MinIO does it
         self.silent = False  # connections stay open, and nothing comes
@@ -115,13 +123,12 @@ class Door:
         app.router.add_route("*", "/{path:.*}", self._pass)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
-        self.port = free_port()
         await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
-        self.url = f"http://127.0.0.1:{self.port}"
         return self
 
     async def __aexit__(self, *error: object) -> None:
         self._closing.set()
+        self.gate.set()
         await self._runner.cleanup()
         await self._session.close()
 
@@ -137,6 +144,10 @@ class Door:
         if self.full and request.method in ("PUT", "POST"):
             error = "<Error><Code>XMinioStorageFull</Code><Message>Storage backend has reached its minimum"
             return web.Response(status=507, text=f"{error} free drive threshold.</Message></Error>")
+        if request.method == "PUT":
+            self.waiting += 1
+            await self.gate.wait()
+            self.waiting -= 1
         url = f"{self._server.url}{request.raw_path}"
         headers = {key: value for key, value in request.headers.items() if key != "Host"}
         async with self._session.request(request.method, url, headers=headers, data=content) as reply:
