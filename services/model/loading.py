@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import asdict
 from typing import Any
 
 import diffusers
@@ -11,10 +12,12 @@ import transformers
 
 from services.model.adapter import ModularRole
 from services.model.base import Limits, ModelError
-from services.model.families import FAMILIES, Family
+from services.model.families import Family, ModularFamily, family_of
 from services.model.folder import ModelFolder, open_folder
 from services.model.proxies import attach_proxies
-from services.model.split import split
+from services.model.request import OPTIONS
+from services.model.schedule import shift_option
+from services.model.split import components, split
 from services.role import Role
 from triptych_proto.control_pb2 import Generation, Model
 
@@ -38,23 +41,28 @@ def load(
     place = _device(device)
     precision = _dtype(dtype, place)
     folder = open_folder(model)
-    family = _family(folder)
+    family = family_of(folder)
     fingerprint = folder.fingerprint()
     dtypes = {c: torch.float32 if c in family.float32 else precision for c in folder.components}
 
+    assert isinstance(family, ModularFamily)
     pipeline_class = getattr(diffusers, family.modular_pipeline)
-    parts = split(getattr(diffusers, pipeline_class.default_blocks_name)())
+    blocks = getattr(diffusers, pipeline_class.default_blocks_name)()
     # The index is passed along: a modular index in the same folder may point to other models.
     pipeline = pipeline_class(
-        blocks=parts[role], pretrained_model_name_or_path=str(folder.path), config_dict=dict(folder.index)
+        blocks=split(blocks)[role],
+        pretrained_model_name_or_path=str(folder.path),
+        config_dict=dict(folder.index),
     )
-    _load_components(pipeline, folder, dtypes, place)
-    attach_proxies(pipeline, folder, dtypes)
+    config_only = family.config_only.get(role, frozenset())
+    held = components(blocks, role, family.workflows) - config_only
+    _load_components(pipeline, folder, held, dtypes, place)
+    attach_proxies(pipeline, folder, dtypes, config_only, place)
 
-    facts = _facts(pipeline, folder, family, limits)
+    facts = _facts(pipeline, folder, family, limits, _options(blocks, folder, family))
     facts.name = name or folder.name
     facts.fingerprint = fingerprint
-    return ModularRole(role, family, pipeline, parts, facts, limits, place, precision)
+    return ModularRole(role, family, pipeline, blocks, facts, limits, place, precision)
 
 
 def _quieten() -> None:
@@ -86,21 +94,14 @@ def _dtype(text: str, device: torch.device) -> torch.dtype:
     return DTYPES[text]
 
 
-def _family(folder: ModelFolder) -> Family:
-    pipeline = folder.index.get("_class_name")
-    family = FAMILIES.get(str(pipeline))
-    if family is None:
-        raise ModelError(f"{folder.path}: {pipeline} is not served, expected {', '.join(FAMILIES)}")
-    reason = family.refuses(folder.index)
-    if reason:
-        raise ModelError(f"{folder.path}: this {pipeline} is not served: {reason}")
-    return family
-
-
 def _load_components(
-    pipeline: Any, folder: ModelFolder, dtypes: dict[str, torch.dtype], device: torch.device
+    pipeline: Any,
+    folder: ModelFolder,
+    held: set[str],
+    dtypes: dict[str, torch.dtype],
+    device: torch.device,
 ) -> None:
-    names = pipeline.null_component_names
+    names = [name for name in pipeline.null_component_names if name in held]
     absent = [name for name in names if name not in folder.components]
     if absent:
         raise ModelError(f"{folder.path}: its index has no {', '.join(absent)}")
@@ -113,8 +114,10 @@ def _load_components(
                 loaded[name] = _load_weights(spec.type_hint, folder, name, dtypes[name]).to(device)
             else:
                 loaded[name] = spec.load()
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
+        except ModelError:
+            raise
+        except Exception as error:  # whatever the libraries make of files that are not as they should be
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
             raise ModelError(f"{folder.path / name}: cannot be loaded: {reason}") from error
     pipeline.register_components(**loaded)
 
@@ -124,6 +127,8 @@ def _load_weights(kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype)
     model, report = kind.from_pretrained(
         folder.path, subfolder=name, dtype=dtype, use_safetensors=True, output_loading_info=True
     )
+    if report.get("mismatched_keys"):
+        raise ModelError(f"{folder.path / name}: its weights have other shapes than its config says")
     missing = sorted(report["missing_keys"])
     if missing:
         example = missing[0]
@@ -132,7 +137,22 @@ def _load_weights(kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype)
     return model
 
 
-def _facts(pipeline: Any, folder: ModelFolder, family: Family, limits: Limits) -> Model:
+def _options(blocks: Any, folder: ModelFolder, family: Family) -> list[str]:
+    """Those of ``OPTIONS`` that the blocks take, or that follow from configs."""
+    asked = {parameter.name for parameter in blocks.inputs}
+    found = set(family.options)
+    if "max_sequence_length" in asked:
+        found.add("max_sequence_length")
+    if "strength" in asked and family.images[1]:
+        found.add("strength")
+    if any(spec.name == "guider_2" for spec in blocks.expected_components):
+        found.add("guidance_scale_2")
+    if folder.has_config("scheduler") and shift_option(folder.config("scheduler")):
+        found.add("flow_shift")
+    return [name for name in OPTIONS if name in found]
+
+
+def _facts(pipeline: Any, folder: ModelFolder, family: Family, limits: Limits, options: list[str]) -> Model:
     """All but the name and the fingerprint."""
     spatial, temporal = family.multiples(pipeline)
     defaults = folder.serving_defaults(family.defaults)
@@ -142,20 +162,21 @@ def _facts(pipeline: Any, folder: ModelFolder, family: Family, limits: Limits) -
             f"{folder.path}: its default of {size} cannot be: width and height are multiples of {spatial},"
             f" num_frames a multiple of {temporal} plus 1"
         )
+    given = {name: value for name, value in asdict(defaults).items() if value is not None}
+    if stray := sorted(name for name in given if name in OPTIONS and name not in options):
+        raise ModelError(f"{folder.path}: a default for {', '.join(stray)}, which the model does not take")
     return Model(
         family=family.name,
         spatial_multiple=spatial,
         temporal_multiple=temporal,
         max_pixels=limits.max_pixels,
-        max_frames=limits.max_frames,
+        max_frames=1 if family.output == "image" else limits.max_frames,
         max_steps=limits.max_steps,
-        defaults=Generation(
-            width=defaults.width,
-            height=defaults.height,
-            num_frames=defaults.num_frames,
-            fps=defaults.fps,
-            num_inference_steps=defaults.num_inference_steps,
-            guidance_scale=defaults.guidance_scale,
-        ),
+        defaults=Generation(**given),
         negative_prompt=family.negative_prompt,
+        output=family.output,
+        sound=family.sound,
+        min_images=family.images[0],
+        max_images=family.images[1],
+        options=options,
     )

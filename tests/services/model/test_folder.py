@@ -61,7 +61,7 @@ def test_an_index_that_is_no_json(folder: Path) -> None:
             "StableDiffusionPipeline",
             "StableDiffusionPipeline is not served, expected WanPipeline",
         ),
-        ("boundary_ratio", 0.9, "two transformers"),
+        ("boundary_ratio", 0.9, "its index has no transformer_2"),
         ("expand_timesteps", True, "expands timesteps"),
         ("transformer", [None, None], "its index has no transformer"),
     ],
