@@ -49,6 +49,13 @@ def check_request(facts: Model, generation: Generation) -> None:
     _check_options(facts, generation)
 
 
+def check_tokens(generation: Generation, most: int) -> None:
+    """InvalidRequest for a longer prompt than the family takes."""
+    if generation.max_sequence_length > most:
+        found = generation.max_sequence_length
+        raise InvalidRequest(f"max_sequence_length is {found}, expected at most {most}")
+
+
 def check_images(facts: Model, generation: Generation, images: Sequence[Image]) -> None:
     """As ``check_request``, for what only the encoder is given."""
     least, most = facts.min_images, facts.max_images

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers import ClassifierFreeGuidance
+from PIL.Image import Image
 
-from services.model.base import Sound
+from services.model.base import Sound, Value
 from services.model.folder import ModelFolder, ServingDefaults
 from services.role import Role
 from triptych_proto.control_pb2 import Generation
@@ -88,3 +89,21 @@ class ModularFamily(Family):
     embeddings: frozenset[str] = frozenset({"prompt_embeds", "negative_prompt_embeds"})
     # Of what the decoder's blocks made, by name.
     listen: Callable[[Any, Mapping[str, Any]], Sound] | None = None
+
+
+# Called at the end of each step with the pipeline, the step from 0, the timestep and the pipeline's tensors.
+StepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandardFamily(Family):
+    """A family that diffusers has no Modular blocks for: its standard pipeline, taken apart by hand."""
+
+    holds: Mapping[Role, frozenset[str]]  # components
+    tokens: int  # of the longest prompt
+    # Of a request, its reference images and a length in tokens: all that crosses to the denoiser.
+    encode: Callable[[Any, Generation, Sequence[Image], int], dict[str, Value]]
+    # Of what crossed, with a generator: all that crosses to the decoder.
+    denoise: Callable[[Any, Generation, Mapping[str, Value], torch.Generator, StepEnd], dict[str, Value]]
+    # Names of all that crosses to the denoiser for a request, and whether it must.
+    crossing: Callable[[Generation], Mapping[str, bool]]

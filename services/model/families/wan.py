@@ -16,12 +16,6 @@ from triptych_proto.control_pb2 import Generation
 CLIP_TOKENS = 257  # of an image, in the encoder that all Wan 2.1 I2V models have
 
 
-def _refuses(folder: ModelFolder) -> str:
-    if folder.index.get("expand_timesteps"):
-        return "it expands timesteps (Wan 2.2 TI2V 5B), which its modular pipeline does not"
-    return ""
-
-
 def _two_transformers(folder: ModelFolder) -> bool:
     return folder.index.get("boundary_ratio") is not None
 
@@ -71,7 +65,6 @@ WAN = ModularFamily(
     name="wan",
     index_class="WanPipeline",
     modular_pipeline="WanModularPipeline",
-    refuses=_refuses,
     defaults=ServingDefaults(
         width=832, height=480, num_frames=81, fps=16.0, num_inference_steps=50, guidance_scale=5.0
     ),

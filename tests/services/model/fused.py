@@ -32,12 +32,14 @@ class Spy:
         self._block = block
         self.before: dict[str, Any] = {}
         self.after: dict[str, Any] = {}
+        self.guiders: Mapping[str, Any] = {}  # put in place before the block
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._block, name)
 
     def __call__(self, components: Any, state: Any) -> Any:
         self.before = dict(state.values)
+        components.update_components(**self.guiders)
         result = self._block(components, state)
         self.after = dict(state.values)
         return result
@@ -64,10 +66,12 @@ class Fused:
         guiders: Mapping[str, Any],
         images: Sequence[Image] = (),
         schedule: Mapping[str, Any] | None = None,
+        denoise_guiders: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> Recording:
         """``schedule`` changes the scheduler's config; ``more`` are inputs that not all blocks have."""
         self.pipeline.update_components(**guiders)
+        self._spy.guiders = denoise_guiders or {}
         kind = type(self._scheduler)
         self.pipeline.scheduler = kind.from_config(self._scheduler.config, **(schedule or {}))
         if images:
