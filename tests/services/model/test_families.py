@@ -22,7 +22,7 @@ from services.model import open_model
 from services.model.families import FAMILIES
 from services.role import Role
 from tests.services.model.cases import CASES, Case
-from tests.services.model.fused import Fused, Recording
+from tests.services.model.fused import Fused, FusedStandard, Recording
 from tests.services.model.stage_process import load
 from tests.services.model.support import OPTIONS, generation
 from transfer.manifest import Value
@@ -116,7 +116,7 @@ def record(fused: Fused, case: Case) -> Recording:
     )
 
 
-@pytest.mark.parametrize(("family", "name"), PARAMETERS)
+@pytest.mark.parametrize(("family", "name"), [key for key in PARAMETERS if CASES[key[0]].modular])
 def test_equals_the_fused_pipeline(
     directories: dict[Any, Path], fused: dict[str, Fused], family: str, name: str
 ) -> None:
@@ -130,6 +130,18 @@ def test_equals_the_fused_pipeline(
     assert split.frames.dtype == np.uint8
     assert split.frames.std() > 15, "frames without content would hide differences"
     np.testing.assert_array_equal(split.frames, recording.frames)
+
+
+@pytest.mark.parametrize("family", [family for family, cases in CASES.items() if not cases.modular])
+def test_equals_the_standard_pipeline(
+    directories: dict[Any, Path], folders: dict[str, Path], family: str
+) -> None:
+    fused = FusedStandard(folders[family], CASES[family].pipeline, "WanImageToVideoPipeline")
+    for case in CASES[family].all:
+        frames = split_of(directories, family, case.name).frames
+        assert frames.std() > 15, "frames without content would hide differences"
+        expected = fused.frames(request_of(case), images_of(case), case.schedule, **case.inputs)
+        np.testing.assert_array_equal(frames, expected, case.name)
 
 
 def assert_carried(
