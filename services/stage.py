@@ -108,8 +108,7 @@ class MediaStage:
         with open_writer(
             claim.path,
             format.name,
-            generation.width,
-            generation.height,
+            *(decoded.size or (generation.width, generation.height)),
             generation.fps,
             sound=decoded.sound,
             quality=generation.quality,
