@@ -93,7 +93,7 @@ async def _serve(options: RoleOptions) -> None:
             keys=options.transfer_keys,
         )
         directory = options.output_dir if role is Role.DECODER else None
-        worker = Worker(_stage(model, directory), endpoint, _limits(options))
+        worker = Worker(_stage(model, directory, options), endpoint, _limits(options, model))
         await worker.recover()
         await server.open_for_work(model, worker, endpoint, directory)
         log.info("ready: %s, pools %s", model.facts.name, [(p.name, p.stats().bytes) for p in endpoint.pools])
@@ -120,8 +120,10 @@ async def _serve(options: RoleOptions) -> None:
     log.info("stopped")
 
 
-def _stage(model: RoleModel, directory: Path | None) -> Stage:
-    return TensorStage(model) if directory is None else MediaStage(model, directory)
+def _stage(model: RoleModel, directory: Path | None, options: RoleOptions) -> Stage:
+    if directory is None:
+        return TensorStage(model, options.max_reference_pixels)
+    return MediaStage(model, directory)
 
 
 def _warn_if_open(options: RoleOptions) -> None:
@@ -134,12 +136,13 @@ def _warn_if_open(options: RoleOptions) -> None:
     )
 
 
-def _limits(options: RoleOptions) -> WorkerLimits:
+def _limits(options: RoleOptions, model: RoleModel) -> WorkerLimits:
     return WorkerLimits(
         capacity=options.capacity,
         read_seconds=options.read_seconds,
         pool_seconds=options.pool_seconds,
         hold_seconds=options.hold_seconds,
+        max_images=model.facts.max_images if options.role is Role.ENCODER else 0,
     )
 
 

@@ -60,6 +60,14 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
             metavar="DIR",
             help="where media files are written (default: %(default)s)",
         )
+    if role is Role.ENCODER:
+        add(
+            "--max-reference-pixels",
+            type=_positive(int),
+            default=1 << 25,
+            metavar="N",
+            help="width times height of a reference image, as its file says (default: %(default)s)",
+        )
     add_worker_arguments(parser)
     credentials.add_arguments(parser)
     add(
@@ -208,6 +216,7 @@ class RoleOptions:
     transfer_listen: str  # host of the data plane's TCP server
     orchestrators: tuple[str, ...]  # to announce this role to
     output_dir: Path
+    max_reference_pixels: int
     model_options: dict[str, Any]
     capacity: int
     engines: tuple[str, ...]
@@ -234,6 +243,7 @@ class RoleOptions:
             transfer_listen=host.strip("[]"),
             orchestrators=tuple(args.orchestrator),
             output_dir=getattr(args, "output_dir", Path()),
+            max_reference_pixels=getattr(args, "max_reference_pixels", 0),  # of the encoder alone
             model_options={
                 "device": args.device,
                 "dtype": args.dtype,

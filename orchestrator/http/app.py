@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from orchestrator.http import content, events, health, images, models, peers, sync, timeline, videos
+from orchestrator.http import (
+    content,
+    events,
+    health,
+    images,
+    models,
+    peers,
+    submission,
+    sync,
+    timeline,
+    videos,
+)
 from orchestrator.http.auth import CONTENT, auth_middleware
 from orchestrator.http.connections import Connections
 from orchestrator.http.cors import add_cors_headers, cors_middleware
 from orchestrator.http.errors import add_request_id, error_middleware
 from orchestrator.http.options import HttpOptions
+from orchestrator.http.reference_urls import ReferenceFetcher
 from orchestrator.http.service import OPTIONS, SERVICE, VideoService
 
 SHUTDOWN_SECONDS = 5.0  # for requests that are under way when the server stops
@@ -20,6 +32,7 @@ def create_app(service: VideoService, options: HttpOptions) -> web.Application:
     app = web.Application(middlewares=middlewares, client_max_size=options.max_body_bytes)
     app[SERVICE] = service
     app[OPTIONS] = options
+    app[submission.FETCHER] = ReferenceFetcher(options.reference_targets, options.reference_timeout)
     app[events.STREAMS] = events.Streams(options.max_streams)
     app.on_shutdown.append(app[events.STREAMS].close)
     app.on_response_prepare.append(add_request_id)

@@ -19,7 +19,7 @@ import xxhash
 from PIL.Image import Image
 
 from services.model.base import Control, Decoded, Limits, ModelError, Value
-from services.model.request import check_request
+from services.model.request import check_images, check_request
 from services.model_source import EMULATED
 from services.role import Role
 from triptych_proto.control_pb2 import Generation, Model
@@ -37,6 +37,7 @@ class Emulation:
     decode: float = 0.0
     embeddings: int = 4096
     latents: int = 4096
+    images: tuple[int, int] = (0, 0)  # reference images: at least, at most
     fatal: str = ""  # a stage: with the word "fatal" in its prompt it ends its process
 
     @staticmethod
@@ -46,6 +47,7 @@ class Emulation:
             **dict.fromkeys(STAGES.values(), float),
             "embeddings": int,
             "latents": int,
+            "images": _range,
             "fatal": _stage,
         }
         given: dict[str, Any] = {}
@@ -56,7 +58,7 @@ class Emulation:
             except (KeyError, ValueError):
                 raise ModelError(
                     f"{model}: expected KEY=NUMBER with one of {', '.join(known)} (of fatal the name of a"
-                    f" stage), found {part!r}"
+                    f" stage, of images N or MIN-MAX), found {part!r}"
                 ) from None
         return Emulation(**given)
 
@@ -82,6 +84,8 @@ class EmulatedModel:
             max_steps=limits.max_steps,
             defaults=defaults,
             negative_prompt=True,
+            min_images=self._emulation.images[0],
+            max_images=self._emulation.images[1],
         )
 
     def largest_output_bytes(self) -> int:
@@ -108,7 +112,9 @@ class EmulatedModel:
         self._die_of(generation)
         if self._role is Role.ENCODER:
             time.sleep(self._emulation.encode)
-            key = _digest(generation.prompt.encode(), generation.negative_prompt.encode())
+            check_images(self.facts, images)
+            pictures = [str(image.size).encode() + image.tobytes() for image in images]
+            key = _digest(generation.prompt.encode(), generation.negative_prompt.encode(), *pictures)
             return {"embeddings": _noise(key, self._emulation.embeddings)}
         steps = generation.num_inference_steps
         key = _digest(
@@ -150,6 +156,15 @@ def _stage(name: str) -> str:
     if name not in STAGES.values():
         raise ValueError(name)
     return name
+
+
+def _range(text: str) -> tuple[int, int]:
+    """``2`` or ``0-2``."""
+    least, _, most = text.rpartition("-")
+    low, high = int(least or most), int(most)
+    if not 0 <= low <= high:
+        raise ValueError(text)
+    return low, high
 
 
 def _digest(*parts: bytes | memoryview) -> bytes:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+from PIL.Image import Image
 
 from services.model.base import InvalidRequest
 from triptych_proto.control_pb2 import Generation, Model
@@ -30,3 +33,10 @@ def check_request(facts: Model, generation: Generation) -> None:
     ):
         if value > most:
             raise InvalidRequest(f"{name} is {value}, expected at most {most}")
+
+
+def check_images(facts: Model, images: Sequence[Image]) -> None:
+    """InvalidRequest says how many reference images this model takes."""
+    if not facts.min_images <= len(images) <= facts.max_images:
+        expected = f"{facts.min_images} to {facts.max_images}"
+        raise InvalidRequest(f"input_reference: {len(images)} reference images, expected {expected}")
