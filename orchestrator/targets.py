@@ -53,7 +53,7 @@ class Targets:
         if len(text) > MAX_URL_CHARS or not re.fullmatch(r"[\x21-\x7e]+", text):
             raise ValueError(f"expected at most {MAX_URL_CHARS} printable ASCII characters without spaces")
         try:
-            url = URL(text)
+            url = URL(text, encoded=True)  # signatures are of the very characters
             host, port = url.raw_host, url.port
         except ValueError as error:
             raise ValueError(f"it is not a URL: {error}") from None

@@ -36,18 +36,18 @@ def png_of(width: int, height: int, *chunks: bytes) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunks) + chunk(b"IEND", b"")
 
 
-def png_bomb(width: int = 30_000, height: int = 30_000) -> bytes:
-    """A true PNG of gigabytes of pixels, all black, in a few megabytes or less."""
-    packer = zlib.compressobj(9)
+def png_bomb(width: int = 9_000, height: int = 9_000) -> bytes:
+    """A true PNG of so many black pixels, a thousandth of their size."""
+    packer = zlib.compressobj(1)
     rows = bytes(3 * width + 1)
     data = b"".join(packer.compress(rows) for _ in range(height)) + packer.flush()
     return png_of(width, height, chunk(b"IDAT", data))
 
 
 def text_bomb() -> bytes:
-    """A small picture with a comment that unpacks to 1 GiB."""
-    packer = zlib.compressobj(9)
-    text = b"".join(packer.compress(bytes(1 << 20)) for _ in range(1024)) + packer.flush()
+    """A small picture with a comment that unpacks to 256 MiB."""
+    packer = zlib.compressobj(1)
+    text = b"".join(packer.compress(bytes(1 << 20)) for _ in range(256)) + packer.flush()
     pixels = chunk(b"IDAT", zlib.compress(bytes(3 * 8 + 1) * 6))
     return png_of(8, 6, chunk(b"zTXt", b"Comment\0\0" + text), pixels)
 
