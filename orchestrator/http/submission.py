@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -100,7 +100,9 @@ async def read(request: web.Request, fields: Fields, share: Share) -> Given:
 
 
 def _parse(fields: Fields, raw: Mapping[str, object], ignore_unknown: bool) -> Given:
-    return fields.parse(raw, ignore_unknown=ignore_unknown)
+    given = fields.parse(raw, ignore_unknown=ignore_unknown)
+    # A field of images that has none asks for nothing.
+    return replace(given, values={name: value for name, value in given.values.items() if value != ()})
 
 
 async def earlier(request: web.Request, once: Once | None) -> Job | None:

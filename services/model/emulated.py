@@ -160,8 +160,8 @@ def _stage(name: str) -> str:
 
 def _range(text: str) -> tuple[int, int]:
     """``2`` or ``0-2``."""
-    least, _, most = text.rpartition("-")
-    low, high = int(least or most), int(most)
+    least, dash, most = text.partition("-")
+    low, high = int(least), int(most if dash else least)
     if not 0 <= low <= high:
         raise ValueError(text)
     return low, high

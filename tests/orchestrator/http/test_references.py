@@ -120,7 +120,9 @@ async def test_in_forms(api: test_utils.TestClient, service: MemoryService) -> N
 
 async def test_nothing_is_none(api: test_utils.TestClient, service: MemoryService) -> None:
     for value in (None, "", False, "false", [], [None]):
-        assert await sent(api, service, json={"prompt": "a", "input_reference": value}) == ()
+        body = {"prompt": "a", "input_reference": value}
+        assert await sent(api, service, json=body, headers={"Idempotency-Key": "k"}) == ()
+    assert len(service.table) == 1  # the same as without it
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # every videos method has one
