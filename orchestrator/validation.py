@@ -24,6 +24,8 @@ MAX_CAPACITY = 4096
 MAX_ORPHANS = 10_000  # told at once; further ones are told when these are gone
 MAX_ROWS = 64  # of lists that have few: pools, endpoints, transfers, lost inputs, kinds of traffic
 MAX_CHOICES = 1024
+MAX_IMAGES = 16  # that a request may bring
+OUTPUTS = frozenset({"", "video", "image"})
 MAX_PROMPT_CHARS = 8192
 MAX_TEXT_CHARS = 500  # of a message for people
 MAX_BYTES = 1 << 50
@@ -115,6 +117,15 @@ def _model(model: pb.Model) -> None:
     for name in ("width", "height", "num_inference_steps"):
         if not getattr(model.defaults, name):
             raise ContractBroken(f"Model.defaults.{name} is 0")
+    if model.output not in OUTPUTS:
+        raise ContractBroken(f"Model.output is {model.output[:64]!r}, expected video or image")
+    if not model.min_images <= model.max_images <= MAX_IMAGES:
+        counts = f"{model.min_images} and {model.max_images}"
+        raise ContractBroken(f"Model.min_images and max_images are {counts}, expected {MAX_IMAGES} at most")
+    for name in ("options", "formats"):
+        _at_most(MAX_ROWS, getattr(model, name), f"Model.{name}")
+        for word in getattr(model, name):
+            _matches(_WORD, word, f"Model.{name}")
     if not 0 <= model.defaults.fps <= MAX_MULTIPLE or not math.isfinite(model.defaults.guidance_scale):
         raise ContractBroken("Model.defaults: fps or guidance_scale is no useful number")
 

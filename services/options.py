@@ -75,6 +75,14 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
             help="file: finished files stay in --output-dir; bytes: the orchestrator copies each and it is"
             " removed here, for a disk that goes away with this process (default: %(default)s)",
         )
+    if role is Role.ENCODER:
+        add(
+            "--max-reference-pixels",
+            type=_positive(int),
+            default=1 << 25,
+            metavar="N",
+            help="width times height of a reference image, as its file says (default: %(default)s)",
+        )
     add_worker_arguments(parser)
     credentials.add_arguments(parser)
     add(
@@ -225,6 +233,7 @@ class RoleOptions:
     output_dir: Path
     video_encoder: str  # of services.media.encoders.CHOICES
     hand_over: bool  # finished files go to the orchestrator
+    max_reference_pixels: int
     model_options: dict[str, Any]
     capacity: int
     engines: tuple[str, ...]
@@ -253,6 +262,7 @@ class RoleOptions:
             output_dir=getattr(args, "output_dir", Path()),
             video_encoder=getattr(args, "video_encoder", "x264"),
             hand_over=getattr(args, "hand_over", "file") == "bytes",
+            max_reference_pixels=getattr(args, "max_reference_pixels", 0),  # of the encoder alone
             model_options={
                 "device": args.device,
                 "dtype": args.dtype,
