@@ -116,7 +116,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-frames",
         type=_positive(int),
-        default=121,
+        default=129,
         metavar="N",
         help="frames of the longest request; pools are sized by it (default: %(default)s)",
     )

@@ -42,7 +42,7 @@ class Limits:
     """The largest request that is admitted."""
 
     max_pixels: int = 1280 * 720  # width * height
-    max_frames: int = 121
+    max_frames: int = 129
     max_steps: int = 200
 
 
