@@ -59,7 +59,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def starved_seconds(pid: int) -> float:
-    """For how long the first thread of a process could have run and had no core; 0 where that is not counted."""
+    """For how long the first thread of a process was ready and had no core; 0 where that is not known."""
     try:
         return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
     except FileNotFoundError:
