@@ -51,6 +51,7 @@ class ModularRole:
         self._asked = [parameter.name for parameter in self._blocks.inputs if parameter.name]
         # Run together, the first block that names an input decides its default for all.
         self._defaults = {parameter.name: parameter.default for parameter in blocks.inputs if parameter.name}
+        self._defaults |= family.inputs
         position = ROLES.index(role)
         self._arriving = cut_after(parts, ROLES[position - 1]) if position else None
         self._leaving = cut_after(parts, role)
@@ -131,9 +132,14 @@ class ModularRole:
 
     def _open(self, generation: Generation, inputs: Mapping[str, Value], images: Sequence[Image] = ()) -> Any:
         check_request(self.facts, generation)
+        if (least := self._family.least_side) > (found := min(generation.width, generation.height)):
+            raise InvalidRequest(f"width or height is {found}, expected at least {least}")
         if generation.max_sequence_length > self._tokens:
             found = generation.max_sequence_length
             raise InvalidRequest(f"max_sequence_length is {found}, expected at most {self._tokens}")
+        if generation.max_sequence_length % (multiple := self._family.tokens_multiple(self.pipeline)):
+            found = generation.max_sequence_length
+            raise InvalidRequest(f"max_sequence_length is {found}, expected a multiple of {multiple}")
         if self._role is Role.ENCODER:
             check_images(self.facts, generation, images)
             if self._family.keeps_aspect:
@@ -182,7 +188,8 @@ def _generator_senders(parts: Mapping[Role, Any]) -> frozenset[Role]:
 
 
 def _negatives(parts: Mapping[Role, Any], role: Role) -> frozenset[str]:
-    """What earlier roles make for guidance."""
+    """What earlier roles make for guidance and ``role`` asks for."""
     earlier = ROLES[: ROLES.index(role)]
     made = {output.name for part in earlier for output in parts[part].intermediate_outputs}
-    return frozenset(name for name in made if name.startswith("negative_"))
+    asked = {parameter.name for parameter in parts[role].inputs}
+    return frozenset(name for name in made & asked if name.startswith("negative_"))

@@ -48,6 +48,7 @@ def load(
     assert isinstance(family, ModularFamily)
     pipeline_class = getattr(diffusers, family.modular_pipeline)
     blocks = getattr(diffusers, pipeline_class.default_blocks_name)()
+    family.mend(blocks)
     # The index is passed along: a modular index in the same folder may point to other models.
     pipeline = pipeline_class(
         blocks=split(blocks)[role],

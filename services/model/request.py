@@ -21,6 +21,8 @@ OPTIONS: tuple[Option, ...] = (
     "strength",
 )
 
+LOWEST_FPS = 1.0  # of videos with sound: the lower, the longer
+
 
 def check_request(facts: Model, generation: Generation) -> None:
     """InvalidRequest names the field that this model cannot serve."""
@@ -37,6 +39,8 @@ def check_request(facts: Model, generation: Generation) -> None:
     for name in ("guidance_scale", "fps"):
         if not math.isfinite(getattr(generation, name)):
             raise InvalidRequest(f"{name} is {getattr(generation, name)}, expected a number")
+    if facts.sound and generation.fps < LOWEST_FPS:
+        raise InvalidRequest(f"fps is {generation.fps}, expected at least {LOWEST_FPS:g}")
     for name, value, most in (
         ("width * height", generation.width * generation.height, facts.max_pixels),
         ("num_frames", generation.num_frames, facts.max_frames),

@@ -24,6 +24,7 @@ class Extent:
     width: int
     height: int
     num_frames: int
+    fps: float
     tokens: int  # of the prompt, at most
     images: int  # reference images
 
@@ -52,6 +53,8 @@ class Family:
     negative_prompt: bool = True
     options: frozenset[str] = frozenset()  # of Generation, beside those that blocks and configs tell
     float32: frozenset[str] = frozenset()  # components that are never loaded in less
+    least_side: int = 1  # of width and height
+    tokens_multiple: Callable[[Any], int] = lambda pipeline: 1  # of max_sequence_length
     multiples: Callable[[Any], tuple[int, int]]  # spatial (of width and height), temporal (of num_frames - 1)
     encoded: Callable[[Any, Extent], list[Spec]]  # the largest tensors that the encoder hands on
     latents: Callable[[Any, Extent], dict[str, Spec]]  # all that the denoiser hands on, by name
@@ -82,9 +85,13 @@ class ModularFamily(Family):
     workflows: tuple[str, ...] = ()  # only what these need is loaded; none: all that the blocks name
     # What a role's blocks name but ask for nothing but config and buffers of.
     config_only: Mapping[Role, frozenset[str]] = field(default_factory=dict)
+    # Corrects the whole model's blocks, where diffusers has an error.
+    mend: Callable[[Any], None] = lambda blocks: None
+    # What blocks are given beside the request.
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     # Guider components for a request. Always set: blocks run apart have other defaults than together.
     guiders: Callable[[Role, Generation], dict[str, Any]] = classifier_free
-    # Inputs of the denoiser that take the dtype of its transformer.
+    # Inputs of the denoiser that take the dtype of its transformer; one that is a dtype becomes it.
     embeddings: frozenset[str] = frozenset({"prompt_embeds", "negative_prompt_embeds"})
     # Of what the decoder's blocks made, by name.
     listen: Callable[[Any, Mapping[str, Any]], Sound] | None = None
