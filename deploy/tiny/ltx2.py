@@ -204,5 +204,6 @@ def _widening_vocoder() -> Any:
     with torch.no_grad():
         for name, buffer in vocoder.mel_stft.named_buffers():
             buffer.normal_(std=0.1) if "stft" in name else buffer.uniform_()
-        vocoder.bwe_generator.conv_out.weight.mul_(0.05)  # its sound is a small addition
+        for stage, loudness in ((vocoder.vocoder, 0.2), (vocoder.bwe_generator, 0.05)):
+            stage.conv_out.weight.mul_(loudness)  # only the sum is kept from being too loud
     return randomised(vocoder)

@@ -13,6 +13,7 @@ MODELS: Mapping[str, Callable[[Path, int], Path]] = {
     "wan2.2": wan.build_two_transformers,
     "wan-i2v": wan.build_from_image,
     "wan2.2-i2v": wan.build_from_image_two_transformers,
+    "wan2.2-ti2v": wan.build_text_and_image,
     "flux": flux.build,
     "flux-schnell": flux.build_schnell,
     "qwen-image": qwen.build,

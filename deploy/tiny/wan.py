@@ -68,6 +68,28 @@ def build_from_image_two_transformers(folder: Path, seed: int = 0) -> Path:
     return written(folder, pipeline, seed, DEFAULTS | {"guidance_scale": 3.5, "guidance_scale_2": 3.5})
 
 
+def build_text_and_image(folder: Path, seed: int = 0) -> Path:
+    """Wan 2.2 TI2V: a VAE of patches, and a timestep for each token."""
+    from diffusers import AutoencoderKLWan, WanPipeline
+
+    def pipeline() -> Any:
+        vae = AutoencoderKLWan(
+            base_dim=8,
+            decoder_base_dim=8,
+            z_dim=16,
+            num_res_blocks=1,
+            is_residual=True,
+            patch_size=2,
+            in_channels=12,
+            out_channels=12,
+            scale_factor_spatial=16,
+        )
+        parts = _components() | {"vae": randomised(vae)}
+        return WanPipeline(**parts, transformer=_transformer(num_layers=4), expand_timesteps=True)
+
+    return written(folder, pipeline, seed, DEFAULTS)
+
+
 def _components() -> dict[str, Any]:
     return {
         "tokenizer": t5_tokenizer(),

@@ -12,9 +12,15 @@ from diffusers.guiders import BaseGuidance
 from PIL.Image import Image
 
 from services.model import state
-from services.model.base import Control, Decoded, InvalidRequest, Limits, Value
+from services.model.base import Control, Decoded, Limits, Value
 from services.model.families import ModularFamily
-from services.model.request import check_aspect, check_images, check_request
+from services.model.request import (
+    check_aspect,
+    check_images,
+    check_request,
+    check_side,
+    check_tokens,
+)
 from services.model.schedule import fresh_scheduler
 from services.model.sizes import Sizes
 from services.model.split import ROLES, cut_after, split
@@ -132,14 +138,8 @@ class ModularRole:
 
     def _open(self, generation: Generation, inputs: Mapping[str, Value], images: Sequence[Image] = ()) -> Any:
         check_request(self.facts, generation)
-        if (least := self._family.least_side) > (found := min(generation.width, generation.height)):
-            raise InvalidRequest(f"width or height is {found}, expected at least {least}")
-        if generation.max_sequence_length > self._tokens:
-            found = generation.max_sequence_length
-            raise InvalidRequest(f"max_sequence_length is {found}, expected at most {self._tokens}")
-        if generation.max_sequence_length % (multiple := self._family.tokens_multiple(self.pipeline)):
-            found = generation.max_sequence_length
-            raise InvalidRequest(f"max_sequence_length is {found}, expected a multiple of {multiple}")
+        check_side(generation, self._family.least_side)
+        check_tokens(generation, self._tokens, self._family.tokens_multiple(self.pipeline))
         if self._role is Role.ENCODER:
             check_images(self.facts, generation, images)
             if self._family.keeps_aspect:

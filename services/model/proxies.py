@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+import transformers
 from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 
@@ -35,34 +36,35 @@ class ConfigProxy:
         return value
 
 
-def attach_proxies(
-    pipeline: Any,
+def proxies(
     folder: ModelFolder,
+    present: Container[str],
     dtypes: Mapping[str, torch.dtype],
-    buffered: Iterable[str],
     device: torch.device,
-) -> None:
-    """Puts a proxy in the place of every diffusers model of ``folder`` that ``pipeline`` has not loaded.
+    buffered: Container[str] = (),
+) -> dict[str, ConfigProxy]:
+    """A proxy for every diffusers model of ``folder`` that is not ``present``.
 
     Those of ``buffered`` are asked for more than config: their buffers are read, from the weights' file.
     """
+    made = {}
     for name, (library, class_name) in folder.components.items():
-        if getattr(pipeline, name, None) is not None:
-            continue
-        kind: Any = _class(library, class_name)
-        if not isinstance(kind, type) or not issubclass(kind, diffusers.ModelMixin):
+        kind = component_class(library, class_name)
+        if name in present or not isinstance(kind, type) or not issubclass(kind, diffusers.ModelMixin):
             continue
         constructed: Any = kind
         with torch.device("meta"):
             model = constructed.from_config(folder.config(name))
         if name in buffered:
             _read_buffers(model, folder, name, device)
-        setattr(pipeline, name, ConfigProxy(model, dtypes[name]))
+        made[name] = ConfigProxy(model, dtypes[name])
+    return made
 
 
-def _class(library: str, name: str) -> Any:
-    if library == "diffusers":
-        return getattr(diffusers, name, None)
+def component_class(library: str, name: str) -> Any:
+    """The class that a model's index names; None if there is no such class."""
+    if library in ("diffusers", "transformers"):
+        return getattr({"diffusers": diffusers, "transformers": transformers}[library], name, None)
     return getattr(getattr(diffusers.pipelines, library, None), name, None)  # of one pipeline alone
 
 

@@ -53,6 +53,22 @@ def check_request(facts: Model, generation: Generation) -> None:
     _check_options(facts, generation)
 
 
+def check_side(generation: Generation, least: int) -> None:
+    """InvalidRequest for an output that is too narrow for the family."""
+    for name, value in (("width", generation.width), ("height", generation.height)):
+        if value < least:
+            raise InvalidRequest(f"{name} is {value}, expected at least {least}")
+
+
+def check_tokens(generation: Generation, most: int, multiple: int = 1) -> None:
+    """InvalidRequest for a length of prompts that the family does not take."""
+    found = generation.max_sequence_length
+    if found > most:
+        raise InvalidRequest(f"max_sequence_length is {found}, expected at most {most}")
+    if found % multiple:
+        raise InvalidRequest(f"max_sequence_length is {found}, expected a multiple of {multiple}")
+
+
 def check_images(facts: Model, generation: Generation, images: Sequence[Image]) -> None:
     """As ``check_request``, for what only the encoder is given."""
     least, most = facts.min_images, facts.max_images

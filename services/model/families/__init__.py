@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from services.model.base import ModelError
-from services.model.families import flux, hunyuan, ltx2, qwen, wan, zimage
-from services.model.families.family import Extent, Family, ModularFamily, Spec
+from services.model.families import flux, hunyuan, ltx2, qwen, wan, wan_ti2v, zimage
+from services.model.families.family import Extent, Family, ModularFamily, Spec, StandardFamily
 from services.model.folder import ModelFolder
 
-__all__ = ["FAMILIES", "Extent", "Family", "ModularFamily", "Spec", "family_of"]
+__all__ = ["FAMILIES", "Extent", "Family", "ModularFamily", "Spec", "StandardFamily", "family_of"]
 
 # Of those with the same class in a model's index, the first that matches the model is its family.
 FAMILIES: tuple[Family, ...] = (
+    *wan_ti2v.FAMILIES,
     *wan.FAMILIES,
     *flux.FAMILIES,
     *qwen.FAMILIES,

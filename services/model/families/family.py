@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from diffusers import ClassifierFreeGuidance
+from PIL.Image import Image
 
-from services.model.base import Sound
+from services.model.base import Sound, Value
 from services.model.folder import ModelFolder, ServingDefaults
 from services.role import Role
 from triptych_proto.control_pb2 import Generation
@@ -53,8 +54,6 @@ class Family:
     negative_prompt: bool = True
     options: frozenset[str] = frozenset()  # of Generation, beside those that blocks and configs tell
     float32: frozenset[str] = frozenset()  # components that are never loaded in less
-    least_side: int = 1  # of width and height
-    tokens_multiple: Callable[[Any], int] = lambda pipeline: 1  # of max_sequence_length
     multiples: Callable[[Any], tuple[int, int]]  # spatial (of width and height), temporal (of num_frames - 1)
     encoded: Callable[[Any, Extent], list[Spec]]  # the largest tensors that the encoder hands on
     latents: Callable[[Any, Extent], dict[str, Spec]]  # all that the denoiser hands on, by name
@@ -72,6 +71,11 @@ def guider(scale: float) -> Any:
     return ClassifierFreeGuidance(guidance_scale=max(scale, 1.0))
 
 
+def classifier_free_at_last(role: Role, generation: Generation) -> dict[str, Any]:
+    """Both embeddings, whatever the scale: some encoder blocks fail when they leave the negative ones out."""
+    return {"guider": guider(5.0 if role is Role.ENCODER else generation.guidance_scale)}
+
+
 def no_guiders(role: Role, generation: Generation) -> dict[str, Any]:
     """For models whose guidance is distilled into their weights."""
     return {}
@@ -85,6 +89,8 @@ class ModularFamily(Family):
     workflows: tuple[str, ...] = ()  # only what these need is loaded; none: all that the blocks name
     # What a role's blocks name but ask for nothing but config and buffers of.
     config_only: Mapping[Role, frozenset[str]] = field(default_factory=dict)
+    least_side: int = 1  # of width and height
+    tokens_multiple: Callable[[Any], int] = lambda pipeline: 1  # of max_sequence_length
     # Corrects the whole model's blocks, where diffusers has an error.
     mend: Callable[[Any], None] = lambda blocks: None
     # What blocks are given beside the request.
@@ -95,3 +101,21 @@ class ModularFamily(Family):
     embeddings: frozenset[str] = frozenset({"prompt_embeds", "negative_prompt_embeds"})
     # Of what the decoder's blocks made, by name.
     listen: Callable[[Any, Mapping[str, Any]], Sound] | None = None
+
+
+# Called at the end of each step with the pipeline, the step from 0, the timestep and the pipeline's tensors.
+StepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandardFamily(Family):
+    """A family that diffusers has no Modular blocks for: its standard pipeline, taken apart by hand."""
+
+    holds: Mapping[Role, frozenset[str]]  # components
+    tokens: int  # of the longest prompt
+    # Of a request, its reference images and a length in tokens: all that crosses to the denoiser.
+    encode: Callable[[Any, Generation, Sequence[Image], int], dict[str, Value]]
+    # Of what crossed, with a generator: all that crosses to the decoder.
+    denoise: Callable[[Any, Generation, Mapping[str, Value], torch.Generator, StepEnd], dict[str, Value]]
+    # Names of all that crosses to the denoiser for a request, and whether it must.
+    crossing: Callable[[Generation], Mapping[str, bool]]

@@ -6,22 +6,21 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from diffusers.modular_pipelines.hunyuan_video1_5.before_denoise import HunyuanVideo15PrepareLatentsStep
 
-from services.model.families.family import Extent, ModularFamily, Spec
+from services.model.families.family import Extent, ModularFamily, Spec, classifier_free_at_last
 from services.model.folder import ServingDefaults
 
 
-class _PrepareLatents(HunyuanVideo15PrepareLatentsStep):  # type: ignore[misc]
-    """Leaves the image's embeddings alone; diffusers' own puts the zeros of text to video in their place."""
-
-    @property
-    def intermediate_outputs(self) -> list[Any]:
-        return [output for output in super().intermediate_outputs if output.name != "image_embeds"]
-
-
 def _mend(blocks: Any) -> None:
-    blocks.sub_blocks["denoise"].sub_blocks["image2video"].sub_blocks["prepare_latents"] = _PrepareLatents()
+    """In its first step image to video puts the zeros of text to video in the place of its embeddings."""
+    from diffusers.modular_pipelines.hunyuan_video1_5.before_denoise import HunyuanVideo15PrepareLatentsStep
+
+    class PrepareLatents(HunyuanVideo15PrepareLatentsStep):  # type: ignore[misc]
+        @property
+        def intermediate_outputs(self) -> list[Any]:
+            return [output for output in super().intermediate_outputs if output.name != "image_embeds"]
+
+    blocks.sub_blocks["denoise"].sub_blocks["image2video"].sub_blocks["prepare_latents"] = PrepareLatents()
 
 
 def _multiples(pipeline: Any) -> tuple[int, int]:
@@ -72,6 +71,7 @@ HUNYUAN_VIDEO_15 = ModularFamily(
     multiples=_multiples,
     encoded=_texts,
     latents=_latents,
+    guiders=classifier_free_at_last,
 )
 HUNYUAN_VIDEO_15_I2V = replace(
     HUNYUAN_VIDEO_15,

@@ -7,19 +7,19 @@ from typing import Any
 
 import torch
 
-from services.model.families.family import Extent, ModularFamily, Spec, guider
+from services.model.families.family import (
+    Extent,
+    ModularFamily,
+    Spec,
+    classifier_free_at_last,
+    guider,
+)
 from services.model.folder import ModelFolder, ServingDefaults
 from services.model.streaming import decode_wan
 from services.role import Role
 from triptych_proto.control_pb2 import Generation
 
 CLIP_TOKENS = 257  # of an image, in the encoder that all Wan 2.1 I2V models have
-
-
-def _refuses(folder: ModelFolder) -> str:
-    if folder.index.get("expand_timesteps"):
-        return "it expands timesteps (Wan 2.2 TI2V 5B), which its modular pipeline does not"
-    return ""
 
 
 def _two_transformers(folder: ModelFolder) -> bool:
@@ -55,23 +55,17 @@ def _with_embedded_image(pipeline: Any, extent: Extent) -> list[Spec]:
     return [*_with_image(pipeline, extent), Spec((1, CLIP_TOKENS, pipeline.transformer.config.image_dim))]
 
 
-def _guiders(role: Role, generation: Generation) -> dict[str, Any]:
-    # Both embeddings, whatever the scale: the encoder block fails when it leaves the negative ones out.
-    return {"guider": guider(5.0 if role is Role.ENCODER else generation.guidance_scale)}
-
-
 def _two_guiders(role: Role, generation: Generation) -> dict[str, Any]:
     second = generation.guidance_scale
     if generation.HasField("guidance_scale_2"):
         second = generation.guidance_scale_2
-    return {**_guiders(role, generation), "guider_2": guider(second)}
+    return {**classifier_free_at_last(role, generation), "guider_2": guider(second)}
 
 
 WAN = ModularFamily(
     name="wan",
     index_class="WanPipeline",
     modular_pipeline="WanModularPipeline",
-    refuses=_refuses,
     defaults=ServingDefaults(
         width=832, height=480, num_frames=81, fps=16.0, num_inference_steps=50, guidance_scale=5.0
     ),
@@ -79,7 +73,7 @@ WAN = ModularFamily(
     multiples=_multiples,
     encoded=_embeddings,
     latents=_latents,
-    guiders=_guiders,
+    guiders=classifier_free_at_last,
     stream=decode_wan,
 )
 WAN_22 = replace(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ class Recording:
     encoded: dict[str, Any]
     denoised: dict[str, Any]
     frames: np.ndarray  # uint8 (n, height, width, 3)
+    sound: np.ndarray | None  # float32 (channels, n)
     made: dict[str, Any]  # the whole state at the end
 
 
@@ -32,12 +33,14 @@ class Spy:
         self._block = block
         self.before: dict[str, Any] = {}
         self.after: dict[str, Any] = {}
+        self.guiders: Mapping[str, Any] = {}  # put in place before the block
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._block, name)
 
     def __call__(self, components: Any, state: Any) -> Any:
         self.before = dict(state.values)
+        components.update_components(**self.guiders)
         result = self._block(components, state)
         self.after = dict(state.values)
         return result
@@ -46,9 +49,17 @@ class Spy:
 class Fused:
     """A whole model in one process."""
 
-    def __init__(self, folder: Path, pipeline_class: str, float32: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pipeline_class: str,
+        float32: Sequence[str] = (),
+        mend: Callable[[Any], None] | None = None,
+    ) -> None:
         kind = getattr(diffusers, pipeline_class)
         blocks = getattr(diffusers, kind.default_blocks_name)()
+        if mend is not None:
+            mend(blocks)
         blocks.sub_blocks["denoise"] = self._spy = Spy(blocks.sub_blocks["denoise"])
         self.pipeline = kind(blocks=blocks, pretrained_model_name_or_path=str(folder))
         here = [name for name in self.pipeline.null_component_names if (folder / name).is_dir()]
@@ -64,10 +75,12 @@ class Fused:
         guiders: Mapping[str, Any],
         images: Sequence[Image] = (),
         schedule: Mapping[str, Any] | None = None,
+        denoise_guiders: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> Recording:
         """``schedule`` changes the scheduler's config; ``more`` are inputs that not all blocks have."""
         self.pipeline.update_components(**guiders)
+        self._spy.guiders = denoise_guiders or {}
         kind = type(self._scheduler)
         self.pipeline.scheduler = kind.from_config(self._scheduler.config, **(schedule or {}))
         if images:
@@ -78,6 +91,7 @@ class Fused:
             "width": request.width,
             "height": request.height,
             "num_frames": request.num_frames,
+            "frame_rate": request.fps,
             "num_inference_steps": request.num_inference_steps,
             **more,
         }
@@ -89,7 +103,8 @@ class Fused:
         )
         made = state.values["images"] if "images" in state.values else state.values["videos"][0]
         pixels = (np.asarray(made) * 255).round().astype(np.uint8)
-        return Recording(self._spy.before, self._spy.after, pixels, dict(state.values))
+        sound = state.values["audio"][0].numpy() if "audio" in state.values else None
+        return Recording(self._spy.before, self._spy.after, pixels, sound, dict(state.values))
 
 
 def _loops(block: Any) -> Any:
