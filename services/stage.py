@@ -81,18 +81,24 @@ class MediaStage:
         claim = Claim.open(media_path(self.directory, file_name(run.task_id)), run.task_id)
         try:
             decoded = self._model.decode(run.generation, inputs, control)
-            return self._write(claim, run.generation, decoded.frames, control)
+            size = decoded.size or (run.generation.width, run.generation.height)
+            return self._write(claim, run.generation, size, decoded.frames, control)
         except BaseException:
             claim.discard()
             raise
 
     def _write(
-        self, claim: Claim, generation: Generation, chunks: Iterator[np.ndarray], control: Control
+        self,
+        claim: Claim,
+        generation: Generation,
+        size: tuple[int, int],
+        chunks: Iterator[np.ndarray],
+        control: Control,
     ) -> Product:
         started = time.monotonic()
         checksum = xxhash.xxh3_64()
         done = 0
-        with Mp4Writer(claim.path, generation.width, generation.height, generation.fps) as writer:
+        with Mp4Writer(claim.path, *size, generation.fps) as writer:
             for frames in chunks:
                 control.raise_if_cancelled()
                 checksum.update(np.ascontiguousarray(frames).data)

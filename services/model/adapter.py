@@ -90,14 +90,15 @@ class ModularRole:
 
     def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
         pipeline_state = self._open(generation, inputs)
-        self._check_latents(generation, pipeline_state)
+        size = self._size(generation, pipeline_state)
+        self._check_latents(generation, pipeline_state, size)
         if self._family.stream is not None:
-            return Decoded(self._stream(pipeline_state.get("latents"), control))
+            return Decoded(self._stream(pipeline_state.get("latents"), control), size=size)
         if self._family.listen is None:
-            return Decoded(self._frames(generation, pipeline_state, control))
+            return Decoded(self._frames(generation, pipeline_state, control), size=size)
         # A writer must know the sound before it asks for the first frame.
         frames = self._decode_at_once(generation, pipeline_state, control)
-        return Decoded(slices(frames), self._family.listen(self.pipeline, pipeline_state.values))
+        return Decoded(slices(frames), self._family.listen(self.pipeline, pipeline_state.values), size)
 
     def _stream(self, latents: torch.Tensor, control: Control) -> Iterator[np.ndarray]:
         assert self._family.stream is not None
@@ -141,7 +142,7 @@ class ModularRole:
         check_side(generation, self._family.least_side)
         check_tokens(generation, self._tokens, self._family.tokens_multiple(self.pipeline))
         if self._role is Role.ENCODER:
-            check_images(self.facts, generation, images)
+            check_images(self.facts, generation, images, self._family.check_image)
             if self._family.keeps_aspect:
                 check_aspect(self.facts, generation, images)
         if self._arriving is not None:
@@ -166,12 +167,14 @@ class ModularRole:
             if missing:
                 raise ValueError(f"the {self._role.value} needs {', '.join(missing)} to guide, received none")
 
-    def _check_latents(self, generation: Generation, pipeline_state: Any) -> None:
-        extent = replace(
-            self._sizes.extent(generation),
-            width=pipeline_state.get("width") or generation.width,
-            height=pipeline_state.get("height") or generation.height,
-        )
+    def _size(self, generation: Generation, pipeline_state: Any) -> tuple[int, int]:
+        """Width and height, which crossed if a reference image has changed them."""
+        width, height = pipeline_state.get("width"), pipeline_state.get("height")
+        return width or generation.width, height or generation.height
+
+    def _check_latents(self, generation: Generation, pipeline_state: Any, size: tuple[int, int]) -> None:
+        width, height = size
+        extent = replace(self._sizes.extent(generation), width=width, height=height)
         for name, spec in self._family.latents(self.pipeline, extent).items():
             shape = tuple(pipeline_state.get(name).shape)
             if shape != spec.shape:

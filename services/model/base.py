@@ -70,6 +70,7 @@ class Decoded:
 
     frames: Iterator[np.ndarray]  # uint8 (n, height, width, 3) in order, each as soon as it exists
     sound: Sound | None = None
+    size: tuple[int, int] | None = None  # width and height, where a reference image has changed the request's
 
 
 class RoleModel(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from PIL.Image import Image
@@ -69,7 +69,12 @@ def check_tokens(generation: Generation, most: int, multiple: int = 1) -> None:
         raise InvalidRequest(f"max_sequence_length is {found}, expected a multiple of {multiple}")
 
 
-def check_images(facts: Model, generation: Generation, images: Sequence[Image]) -> None:
+def check_images(
+    facts: Model,
+    generation: Generation,
+    images: Sequence[Image],
+    check_image: Callable[[Image], None] = lambda image: None,
+) -> None:
     """As ``check_request``, for what only the encoder is given."""
     least, most = facts.min_images, facts.max_images
     if not least <= len(images) <= most:
@@ -77,6 +82,11 @@ def check_images(facts: Model, generation: Generation, images: Sequence[Image]) 
         raise InvalidRequest(f"{len(images)} reference images, expected {expected}")
     if generation.HasField("strength") and not images:
         raise InvalidRequest("strength says how far to leave a reference image, but there is none")
+    for image in images:
+        try:
+            check_image(image)
+        except ValueError as error:
+            raise InvalidRequest(f"a reference image is not taken: {error}") from error
 
 
 def check_aspect(facts: Model, generation: Generation, images: Sequence[Image]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from services.model.base import ModelError
-from services.model.families import flux, hunyuan, ltx2, qwen, wan, wan_ti2v, zimage
+from services.model.families import flux, flux2, hunyuan, ltx2, qwen, wan, wan_ti2v, zimage
 from services.model.families.family import Extent, Family, ModularFamily, Spec, StandardFamily
 from services.model.folder import ModelFolder
 
@@ -14,6 +14,7 @@ FAMILIES: tuple[Family, ...] = (
     *wan_ti2v.FAMILIES,
     *wan.FAMILIES,
     *flux.FAMILIES,
+    *flux2.FAMILIES,
     *qwen.FAMILIES,
     *zimage.FAMILIES,
     *hunyuan.FAMILIES,

@@ -90,6 +90,8 @@ class ModularFamily(Family):
     # What a role's blocks name but ask for nothing but config and buffers of.
     config_only: Mapping[Role, frozenset[str]] = field(default_factory=dict)
     least_side: int = 1  # of width and height
+    # ValueError says why this reference image, of PIL, is not taken.
+    check_image: Callable[[Any], None] = lambda image: None
     tokens_multiple: Callable[[Any], int] = lambda pipeline: 1  # of max_sequence_length
     # Corrects the whole model's blocks, where diffusers has an error.
     mend: Callable[[Any], None] = lambda blocks: None

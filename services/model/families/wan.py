@@ -22,6 +22,14 @@ from triptych_proto.control_pb2 import Generation
 CLIP_TOKENS = 257  # of an image, in the encoder that all Wan 2.1 I2V models have
 
 
+def _refuses_images(folder: ModelFolder) -> str:
+    if folder.index.get("expand_timesteps"):
+        return "it expands timesteps (Wan 2.2 TI2V 5B), which is served as a WanPipeline"
+    if folder.config("transformer").get("pos_embed_seq_len"):
+        return "it goes from a first frame to a last one (FLF2V)"
+    return ""
+
+
 def _two_transformers(folder: ModelFolder) -> bool:
     return folder.index.get("boundary_ratio") is not None
 
@@ -89,6 +97,7 @@ WAN_I2V = replace(
     name="wan-i2v",
     index_class="WanImageToVideoPipeline",
     modular_pipeline="WanImage2VideoModularPipeline",
+    refuses=_refuses_images,
     workflows=("image2video",),
     images=(1, 1),
     keeps_aspect=True,

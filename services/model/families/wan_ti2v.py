@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from diffusers import WanImageToVideoPipeline, WanPipeline
 from PIL.Image import Image
 
 from services.model.base import Value
@@ -19,17 +19,22 @@ from triptych_proto.control_pb2 import Generation
 CONDITION = "image_condition_latents"
 
 
-class _FromCondition(WanImageToVideoPipeline):  # type: ignore[misc]
-    """The image has been encoded elsewhere."""
+@functools.cache
+def _from_condition() -> Any:
+    """``WanImageToVideoPipeline`` for an image that has been encoded elsewhere, in ``condition``."""
+    from diffusers import WanImageToVideoPipeline, WanPipeline
 
-    condition: torch.Tensor | None = None
+    class FromCondition(WanImageToVideoPipeline):  # type: ignore[misc]
+        condition: torch.Tensor | None = None
 
-    def prepare_latents(self, image: torch.Tensor, *arguments: Any) -> Any:
-        """``image`` only stands in: noise as for any video, and a mask for the frame that is given."""
-        noise = WanPipeline.prepare_latents(self, *arguments[:-1])
-        mask = torch.ones_like(noise[:, :1])
-        mask[:, :, 0] = 0
-        return noise, self.condition, mask
+        def prepare_latents(self, image: torch.Tensor, *arguments: Any) -> Any:
+            """``image`` only stands in: noise as for any video, and a mask for the frame that is given."""
+            noise = WanPipeline.prepare_latents(self, *arguments[:-1])
+            mask = torch.ones_like(noise[:, :1])
+            mask[:, :, 0] = 0
+            return noise, self.condition, mask
+
+    return FromCondition
 
 
 def _expands_timesteps(folder: ModelFolder) -> bool:
@@ -61,6 +66,8 @@ def _encode(pipeline: Any, generation: Generation, images: Sequence[Image], toke
 
 
 def _encoded_image(pipeline: Any, generation: Generation, image: Image) -> torch.Tensor:
+    from diffusers import WanImageToVideoPipeline
+
     size = {"height": generation.height, "width": generation.width}
     device = pipeline.vae.device
     pixels = pipeline.video_processor.preprocess(image, **size).to(device, torch.float32)
@@ -99,7 +106,7 @@ def _denoise(
     }
     condition = values.get(CONDITION)
     if isinstance(condition, torch.Tensor):
-        conditioned = _FromCondition(**pipeline.components, expand_timesteps=True)
+        conditioned = _from_condition()(**pipeline.components, expand_timesteps=True)
         conditioned.set_progress_bar_config(disable=True)
         conditioned.condition = condition
         stand_in = torch.zeros(1, 3, generation.height, generation.width)

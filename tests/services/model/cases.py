@@ -17,6 +17,7 @@ class Case:
     guiders: Mapping[str, Any] = field(default_factory=dict)
     denoise_guiders: Mapping[str, float] = field(default_factory=dict)  # where encoding needs others
     image: tuple[int, int] | None = None  # width and height of the reference image
+    second_image: tuple[int, int] | None = None
     schedule: Mapping[str, Any] = field(default_factory=dict)  # changes to the scheduler's config
     inputs: Mapping[str, Any] = field(default_factory=dict)  # of the pipeline, beside those all have
 
@@ -25,10 +26,10 @@ class Case:
 class FamilyCases:
     """``base`` and what becomes of it when one thing is changed."""
 
-    pipeline: str  # the fused modular pipeline's class
+    pipeline: str  # the fused modular pipeline's class; of a family without Modular blocks, the standard one
     base: Case
     changes: tuple[Case, ...]
-    float32: tuple[str, ...] = ()
+    modular: bool = True
 
     @property
     def all(self) -> tuple[Case, ...]:
@@ -39,7 +40,6 @@ NEGATIVE = {"negative_prompt": "rain and snow"}
 UNGUIDED = {"guider": 1.0}
 GUIDED = {"guider": 5.0}
 PICTURE = (100, 75)
-OTHER_SEED = Case("another seed", {"seed": 8}, GUIDED)
 
 WAN = {"num_frames": 5}
 WAN_CHANGES = (
@@ -103,6 +103,18 @@ CASES: Mapping[str, FamilyCases] = {
             ),
         ),
     ),
+    "wan2.2-ti2v": FamilyCases(
+        "WanPipeline",
+        Case("text", WAN),
+        (
+            Case("negative prompt", {**WAN, **NEGATIVE}),
+            Case("without guidance", {**WAN, "guidance_scale": 1.0}),
+            Case("flow shift", {**WAN, "flow_shift": 7.0}, schedule={"flow_shift": 7.0}),
+            Case("short text", {**WAN, "max_sequence_length": 4}, inputs={"max_sequence_length": 4}),
+            Case("image", {"num_frames": 9}, image=PICTURE),
+        ),
+        modular=False,
+    ),
     "flux": FamilyCases(
         "FluxModularPipeline",
         Case("text", IMAGE, inputs={"guidance_scale": 3.0}),
@@ -145,7 +157,7 @@ CASES: Mapping[str, FamilyCases] = {
                 {"guider": 3.0},
                 inputs={"max_sequence_length": 140},
             ),
-            Case("image", IMAGE, {"guider": 3.0}, image=PICTURE),
+            Case("image", {**IMAGE, "num_inference_steps": 11}, {"guider": 3.0}, image=PICTURE),
             Case(
                 "strength",
                 {**IMAGE, "strength": 0.4},

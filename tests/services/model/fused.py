@@ -49,13 +49,7 @@ class Spy:
 class Fused:
     """A whole model in one process."""
 
-    def __init__(
-        self,
-        folder: Path,
-        pipeline_class: str,
-        float32: Sequence[str] = (),
-        mend: Callable[[Any], None] | None = None,
-    ) -> None:
+    def __init__(self, folder: Path, pipeline_class: str, mend: Callable[[Any], None] | None = None) -> None:
         kind = getattr(diffusers, pipeline_class)
         blocks = getattr(diffusers, kind.default_blocks_name)()
         if mend is not None:
@@ -63,8 +57,7 @@ class Fused:
         blocks.sub_blocks["denoise"] = self._spy = Spy(blocks.sub_blocks["denoise"])
         self.pipeline = kind(blocks=blocks, pretrained_model_name_or_path=str(folder))
         here = [name for name in self.pipeline.null_component_names if (folder / name).is_dir()]
-        dtypes = {"default": torch.float32, **dict.fromkeys(float32, torch.float32)}
-        self.pipeline.load_components(names=here, dtype=dtypes)
+        self.pipeline.load_components(names=here, dtype=torch.float32)
         for loop in _loops(blocks.sub_blocks["denoise"]._block):
             loop.set_progress_bar_config(disable=True)
         self._scheduler = self.pipeline.scheduler
@@ -84,7 +77,7 @@ class Fused:
         kind = type(self._scheduler)
         self.pipeline.scheduler = kind.from_config(self._scheduler.config, **(schedule or {}))
         if images:
-            more["image"] = images[0]
+            more["image"] = images[0] if len(images) == 1 else list(images)
         inputs = {
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt or None,
@@ -105,6 +98,47 @@ class Fused:
         pixels = (np.asarray(made) * 255).round().astype(np.uint8)
         sound = state.values["audio"][0].numpy() if "audio" in state.values else None
         return Recording(self._spy.before, self._spy.after, pixels, sound, dict(state.values))
+
+
+class FusedStandard:
+    """A whole model in one process, by its standard pipeline, with an image by the one of the same name."""
+
+    def __init__(self, folder: Path, pipeline_class: str, with_image: str) -> None:
+        kind = getattr(diffusers, pipeline_class)
+        self._pipeline = kind.from_pretrained(folder, dtype=torch.float32)
+        config = {
+            k: v for k, v in self._pipeline.config.items() if k in ("expand_timesteps", "boundary_ratio")
+        }
+        self._with_image = getattr(diffusers, with_image)(**self._pipeline.components, **config)
+        for pipeline in (self._pipeline, self._with_image):
+            pipeline.set_progress_bar_config(disable=True)
+        self._scheduler = self._pipeline.scheduler
+
+    def frames(
+        self,
+        request: Generation,
+        images: Sequence[Image] = (),
+        schedule: Mapping[str, Any] | None = None,
+        **more: Any,
+    ) -> np.ndarray:
+        """uint8 (n, height, width, 3)."""
+        pipeline = self._with_image if images else self._pipeline
+        pipeline.scheduler = type(self._scheduler).from_config(self._scheduler.config, **(schedule or {}))
+        made = pipeline(
+            **({"image": images[0]} if images else {}),
+            prompt=request.prompt,
+            negative_prompt=request.negative_prompt or None,
+            width=request.width,
+            height=request.height,
+            num_frames=request.num_frames,
+            num_inference_steps=request.num_inference_steps,
+            guidance_scale=request.guidance_scale,
+            generator=torch.Generator("cpu").manual_seed(request.seed),
+            output_type="np",
+            **more,
+        )
+        pixels: np.ndarray = (made.frames[0] * 255).round().astype(np.uint8)
+        return pixels
 
 
 def _loops(block: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One role in a process of its own: ``ROLE JOBS`` works through a file of jobs, all values in files."""
+"""One role in a process of its own: ``ROLE JOBS`` works through a file of jobs, with values in files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def opened(role: Role, folder: str) -> RoleModel:
 
 
 def main() -> None:
-    """Each job names a ``folder`` and a ``directory``: for the request, its images, and all results."""
+    """Each job names a model's ``folder``, and a ``directory`` with ``request`` and images."""
     role = Role(sys.argv[1])
     for job in json.loads(Path(sys.argv[2]).read_bytes()):
         directory, model = Path(job["directory"]), opened(role, job["folder"])

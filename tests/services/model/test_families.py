@@ -22,18 +22,20 @@ from deploy.tiny.table import MODELS
 from services.model import open_model
 from services.model.families import FAMILIES, ModularFamily
 from services.role import Role
-from tests.services.model import cases, cases_hunyuan, cases_ltx2, cases_zimage
+from tests.services.model import cases_flux2, cases_hunyuan, cases_ltx2, cases_zimage
+from tests.services.model.cases import CASES as FIRST_CASES
 from tests.services.model.cases import Case
-from tests.services.model.fused import Fused, Recording
+from tests.services.model.fused import Fused, FusedStandard, Recording
 from tests.services.model.stage_process import load
 from tests.services.model.support import OPTIONS, generation
 from transfer.manifest import Value
 from triptych_proto.control_pb2 import Generation
 
 ROOT = Path(__file__).parents[3]
-CASES = {**cases.CASES, **cases_zimage.CASES, **cases_hunyuan.CASES, **cases_ltx2.CASES}
+CASES = {**FIRST_CASES, **cases_flux2.CASES, **cases_zimage.CASES, **cases_hunyuan.CASES, **cases_ltx2.CASES}
 ONLY = __import__("os").environ.get("ONLY_FAMILIES")
-if ONLY: CASES = {k: v for k, v in CASES.items() if k in ONLY.split(",")}
+if ONLY:
+    CASES = {k: v for k, v in CASES.items() if k in ONLY.split(",")}
 PARAMETERS = [(family, case.name) for family, cases in CASES.items() for case in cases.all]
 
 
@@ -57,12 +59,13 @@ def request_of(case: Case) -> Generation:
 
 
 def images_of(case: Case) -> list[Image.Image]:
-    if case.image is None:
-        return []
-    width, height = case.image
+    return [picture(*size) for size in (case.image, case.second_image) if size is not None]
+
+
+def picture(width: int, height: int) -> Image.Image:
     across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(255, 0, height))
     pixels = np.stack([across, down, (across * 7 + down * 3) % 256], axis=-1)
-    return [Image.fromarray(pixels.astype(np.uint8))]
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +83,8 @@ def directories(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
         places[family, name] = directory = parent / str(index)
         directory.mkdir()
         (directory / "request").write_bytes(request_of(case).SerializeToString())
-        for image in images_of(case):
-            image.save(directory / "0.png")
+        for position, image in enumerate(images_of(case)):
+            image.save(directory / f"{position}.png")
         jobs.append({"folder": str(folders[family]), "directory": str(directory)})
     (parent / "jobs").write_text(json.dumps(jobs))
     for role in Role:
@@ -102,8 +105,9 @@ def directories(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 def fused(folders: dict[str, Path]) -> dict[str, Fused]:
     rows = {family.name: family for family in FAMILIES if isinstance(family, ModularFamily)}
     return {
-        family: Fused(folders[family], cases.pipeline, cases.float32, rows[family].mend)
+        family: Fused(folders[family], cases.pipeline, rows[family].mend)
         for family, cases in CASES.items()
+        if cases.modular
     }
 
 
@@ -136,7 +140,7 @@ def record(fused: Fused, case: Case) -> Recording:
     )
 
 
-@pytest.mark.parametrize(("family", "name"), PARAMETERS)
+@pytest.mark.parametrize(("family", "name"), [key for key in PARAMETERS if CASES[key[0]].modular])
 def test_equals_the_fused_pipeline(
     directories: dict[Any, Path], fused: dict[str, Fused], family: str, name: str
 ) -> None:
@@ -145,8 +149,9 @@ def test_equals_the_fused_pipeline(
     blocks = fused[family].pipeline._blocks.sub_blocks
     after = list(blocks)[list(blocks).index("denoise") :]
     request = request_of(case)
-    assert_carried(split.encoded, recording.encoded, [blocks[block] for block in after], request)
-    assert_carried(split.denoised, recording.denoised, [blocks[block] for block in after[1:]], request)
+    told = told_by(request) | case.inputs
+    assert_carried(split.encoded, recording.encoded, [blocks[block] for block in after], told)
+    assert_carried(split.denoised, recording.denoised, [blocks[block] for block in after[1:]], told)
     assert split.frames.dtype == np.uint8
     assert split.frames.std() > 15, "frames without content would hide differences"
     np.testing.assert_array_equal(split.frames, recording.frames)
@@ -158,22 +163,42 @@ def test_equals_the_fused_pipeline(
         assert split.sound.shape[1] / split.rate == pytest.approx(request.num_frames / request.fps, abs=0.1)
 
 
+@pytest.mark.parametrize("family", [family for family, cases in CASES.items() if not cases.modular])
+def test_equals_the_standard_pipeline(
+    directories: dict[Any, Path], folders: dict[str, Path], family: str
+) -> None:
+    fused = FusedStandard(folders[family], CASES[family].pipeline, "WanImageToVideoPipeline")
+    for case in CASES[family].all:
+        frames = split_of(directories, family, case.name).frames
+        assert frames.std() > 15, "frames without content would hide differences"
+        expected = fused.frames(request_of(case), images_of(case), case.schedule, **case.inputs)
+        np.testing.assert_array_equal(frames, expected, case.name)
+
+
+def told_by(request: Generation) -> dict[str, Any]:
+    """What a role knows without being handed it, by the names that blocks give it."""
+    fields = {field.name: getattr(request, field.name) for field in request.DESCRIPTOR.fields}
+    return {**fields, "frame_rate": request.fps, "output_type": "np"}
+
+
 def assert_carried(
-    values: Mapping[str, Value], state: Mapping[str, Any], later: list[Any], request: Generation
+    values: Mapping[str, Value], state: Mapping[str, Any], later: list[Any], told: Mapping[str, Any]
 ) -> None:
     """What crossed is what was there, and nothing is missing that a later block asks for."""
     groups: Any = values.get("__groups__", {})
     for name, value in values.items():
         if not name.startswith("__"):
-            torch.testing.assert_close(value, state[name], rtol=0, atol=0)
+            if isinstance(value, torch.dtype):
+                assert value == state[name], name
+            else:
+                torch.testing.assert_close(value, state[name], rtol=0, atol=0)
     asked = {parameter.name for block in later for parameter in block.inputs} - {"generator", None}
     asked |= {name for names in groups.values() for name in names}
     for name in asked & state.keys():
         if name not in values:
             assert not holds_tensors(state[name]), f"{name} was dropped"
             defaults = {p.name: p.default for block in later for p in block.inputs}
-            told = getattr(request, name, defaults.get(name)), defaults.get(name), None, "np"
-            assert state[name] in told, f"{name} was dropped"
+            assert state[name] in (told.get(name), defaults.get(name), None), f"{name} was dropped"
 
 
 def holds_tensors(value: Any) -> bool:
