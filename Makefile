@@ -1,5 +1,8 @@
 # make demo   set up, generate a video from a prompt through four processes, check that it plays
 # make test   set up, run all tests
+# make clients  set up the clients of other makers that are tested, each in its own environment (1.3 GB);
+#             tests of a client that is not there are skipped. Needs npm
+# make clients-long  every command of AIPerf's tutorial, some minutes
 # make lint   ruff and mypy
 # make chaos  3 x 15 minutes of load while processes are killed, frozen, drained and restarted
 #             (ARGS="--seconds N --seeds 1 2 3 --directory DIR"; DIR keeps logs and data)
@@ -14,8 +17,10 @@ VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
 PROMPT ?= a red circle moving right
+CLIENTS := .clients
+NODE := tests/clients/node
 
-.PHONY: demo bench chaos test lint types format proto clean
+.PHONY: demo bench chaos test clients clients-long lint types format proto clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -43,6 +48,20 @@ bench: $(VENV)/installed-dev
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
+$(CLIENTS)/%/installed: tests/clients/%.txt
+	$(PYTHON) -m venv --clear $(CLIENTS)/$*
+	$(CLIENTS)/$*/bin/python -m pip install --quiet $(PIP_ARGS) --requirement $<
+	@touch $@
+
+$(NODE)/node_modules/.package-lock.json: $(NODE)/package-lock.json
+	cd $(NODE) && npm ci
+	@touch $@
+
+clients: $(CLIENTS)/openai-2/installed $(CLIENTS)/aiperf/installed $(NODE)/node_modules/.package-lock.json
+
+clients-long: $(VENV)/installed-dev clients
+	$(BIN)/python -m pytest tests/clients -m long $(ARGS)
+
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,4 +77,4 @@ proto: $(VENV)/installed-dev
 		proto/triptych_proto/control.proto
 
 clean:
-	rm -rf $(VENV) build out *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(NODE)/node_modules build out *.egg-info

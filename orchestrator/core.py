@@ -18,16 +18,19 @@ import grpc
 
 from orchestrator.call_errors import reason
 from orchestrator.catalog import Catalog
+from orchestrator.copies import Copies
 from orchestrator.credentials import Credentials
 from orchestrator.graph import GENERATION
 from orchestrator.http.errors import ApiError
 from orchestrator.jobs import Job, Once
+from orchestrator.lag import LoopLag
 from orchestrator.life import Life
 from orchestrator.membership import Membership, NamedPeers
 from orchestrator.metrics import Metrics
 from orchestrator.ownership import NameTaken, Ownership
 from orchestrator.peers import Peer, Peers
 from orchestrator.previews import Previews
+from orchestrator.reference_memory import ReferenceMemory
 from orchestrator.scheduler import Fate, Scheduler, SchedulerOptions, result_task
 from orchestrator.state_metrics import StateCollector
 from orchestrator.store import JobStore, StoreError
@@ -56,6 +59,7 @@ class CoreOptions:
     name: str = "orchestrator"  # by which others that share the database know this one, over restarts
     named_peers: tuple[tuple[NamedPeers, str], ...] = ()
     max_queue: int = 1000  # jobs accepted and not over
+    max_reference_bytes: int = 1 << 30  # of reference images in memory, of those jobs and of bodies
     preview_bytes: int = 256 << 20  # of thumbnails and the like that are kept
     retention_seconds: float | None = None  # finished jobs and their files are kept so long; None: for ever
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
@@ -77,6 +81,7 @@ class Orchestrator:
         self.membership = Membership(self.peers, self._dial, options.peers, options.named_peers)
         life = secrets.token_hex(4)
         self._watchers = Watchers()
+        self.references = ReferenceMemory(options.max_reference_bytes)
         self.scheduler = Scheduler(
             life,
             self.peers.lives,
@@ -87,15 +92,24 @@ class Orchestrator:
             changed=lambda job: self._watchers.notify(job.id),
         )
         self.ownership = Ownership(
-            self._store, options.name, life, self._jobs, self.scheduler, self._watchers.notify
+            self._store,
+            options.name,
+            life,
+            self._jobs,
+            self.scheduler,
+            self.references,
+            self._watchers.notify,
         )
         self.registry.register(StateCollector(self.scheduler, self.peers))
+        self._lag = LoopLag(self.registry)
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finish_times: deque[float] = deque(maxlen=32)  # monotonic
         self._unrecorded: set[str] = set()  # finished, and not yet written so
         self._files_to_delete: dict[str, Job] = {}  # of deleted jobs, whose decoder was not there
         self._background: set[asyncio.Task[None]] = set()
         self._webhooks = None if options.webhooks is None else Webhooks(options.webhooks, self._told)
+        # Not where decoders write: one of them may have the very folder, and removes what was copied.
+        self.copies = Copies(options.output_dir.parent / "copies")
         previews = options.output_dir.parent / "previews"  # not among the videos, whose names decoders choose
         self.previews = Previews(previews, options.preview_bytes, self.content_path, self.read_content)
 
@@ -113,9 +127,10 @@ class Orchestrator:
                 self._tell(job)  # an earlier life has not got through
         if unfinished:
             self._spawn(self._go_on())
+        self._spawn(self._lag.run())
         self._spawn(self._keep_ownership())
         self._spawn(self._expire())
-        self._spawn(self._tidy_previews())
+        self._spawn(self._tidy())
         if self._store.shared:
             self._spawn(self._review_orphans())
         if self._options.retention_seconds is not None:
@@ -151,11 +166,13 @@ class Orchestrator:
         remixed_from: str | None = None,
         webhook_url: str | None = None,
         once: Once | None = None,
+        images: Sequence[bytes] = (),
     ) -> Job:
         """Stores the job, then gives it to the scheduler. Of requests with equal ``once.key`` the first one
         does, and all others get its job.
 
-        ApiError 429 when the queue is full, 503 when a role was not there for so long that waiting is vain.
+        ApiError 429 when the queue or the memory for reference images is full, 503 when a role was not there
+        for so long that waiting is vain.
         """
         retry = {"Retry-After": str(self._retry_after())}
         if len(self.scheduler.active) >= self._options.max_queue:
@@ -172,13 +189,18 @@ class Orchestrator:
         job.webhook_url = webhook_url
         if once is not None:
             job.idempotency_key, job.request_hash = once.key, once.request
-        stored = await self._store.add(job)
-        if stored is not job:
-            return self._jobs.get(stored.id, stored)
-        self._jobs[job.id] = job
-        log.info("job=%s state=queued model=%s priority=%d", job.id, job.model, job.priority)
-        self.scheduler.add(job)
+        with self.references.share() as share:
+            share.grow(sum(map(len, images)))
+            stored = await self._store.add(job, images)
+            if stored is not job:
+                return self._jobs.get(stored.id, stored)
+            self._jobs[job.id] = job
+            log.info("job=%s state=queued model=%s priority=%d", job.id, job.model, job.priority)
+            self.scheduler.add(job, images, share.handed_on())
         return job
+
+    async def images(self, job_id: str) -> tuple[bytes, ...]:
+        return (await self._store.images([job_id])).get(job_id, ())
 
     async def submitted(self, key: str) -> Job | None:
         job = await self._store.find_by_key(key)
@@ -245,10 +267,12 @@ class Orchestrator:
         return [role for role in GENERATION.roles if role not in present]
 
     def content_path(self, job: Job) -> Path | None:
-        """The finished file, if this host sees the disk it was written to."""
+        """The finished file, if this host sees the disk it was written to, which it asks: not on the loop."""
         if job.file is None:
             return None
         path = self._options.output_dir / Path(job.file.name).name
+        if job.file.hand_over:
+            path = self.copies.path(job.file)
         try:
             return path if path.stat().st_size == job.file.bytes else None
         except OSError:
@@ -256,6 +280,9 @@ class Orchestrator:
 
     async def read_content(self, job: Job, offset: int, length: int) -> AsyncGenerator[bytes, None]:
         """The file's bytes from the decoder that wrote it. ApiError 503 when it cannot be reached."""
+        if job.file is not None and job.file.hand_over:
+            message = f"the file is with the orchestrator {job.owner}, whose data directory is not seen here"
+            raise ApiError(503, message, code="file_unavailable")
         peer = self._peer(job.file_url)
         if peer is None or job.file is None:
             raise ApiError(
@@ -264,8 +291,9 @@ class Orchestrator:
                 code="file_unavailable",
             )
         try:
-            async for data in peer.read_file(job.file.name, offset, length):
-                yield data
+            async with contextlib.aclosing(peer.read_file(job.file.name, offset, length)) as chunks:
+                async for data in chunks:
+                    yield data
         except grpc.aio.AioRpcError as error:
             raise ApiError(
                 503,
@@ -292,7 +320,10 @@ class Orchestrator:
         self.scheduler.left(life)
 
     def received(self, life: Life, event: pb.Event) -> None:
-        self.scheduler.received(life, event)
+        if event.done.file.hand_over and self.scheduler.runs(life, event.done.task_id):
+            self._spawn(self._take_copy(life, event, self.peers[life.url]))
+        else:
+            self.scheduler.received(life, event)
 
     # ---- inside
 
@@ -367,6 +398,23 @@ class Orchestrator:
                 await asyncio.sleep(SAVE_RETRY_SECONDS)
         return True  # it was deleted, with its file
 
+    async def _take_copy(self, life: Life, event: pb.Event, peer: Peer) -> None:
+        """The task goes on until its file is safe here: if its decoder dies before that, it runs again."""
+        done = event.done
+        started = time.monotonic()
+        failure = await self.copies.take(
+            peer.read_file, done, lambda: self.scheduler.runs(life, done.task_id)
+        )
+        if failure is None:
+            done.timing.saving += time.monotonic() - started
+            self.scheduler.received(life, event)
+            job = self._jobs.get(done.task_id.partition("/")[0])
+            if job is None or job.file is None or job.file.name != done.file.name:
+                await self.copies.discard(done.file)
+        else:
+            life.send(pb.Command(release=pb.Release(task_ids=[done.task_id])))
+            self.scheduler.received(life, pb.Event(failed=failure))
+
     def _tell(self, job: Job) -> None:
         if self._webhooks is not None:
             self._webhooks.send(job)
@@ -379,12 +427,12 @@ class Orchestrator:
 
     async def _delete_file(self, job: Job) -> None:
         await self.previews.discard(job.id)
-        path = self.content_path(job)
+        path = await asyncio.to_thread(self.content_path, job)
         peer = self._peer(job.file_url)
         try:
             if path is not None:
                 await asyncio.to_thread(path.unlink, missing_ok=True)
-            elif job.file is not None and peer is not None:
+            elif job.file is not None and not job.file.hand_over and peer is not None:
                 await peer.delete_file(job.file.name)
         except (OSError, grpc.aio.AioRpcError) as error:
             why = reason(error) if isinstance(error, grpc.aio.AioRpcError) else error
@@ -424,11 +472,18 @@ class Orchestrator:
                     if await self._store.get(job_id) is None:
                         self.scheduler.drop_orphans(job_id)
 
-    async def _tidy_previews(self) -> None:
-        """Those of jobs that an earlier life, or another orchestrator, has removed."""
+    async def _tidy(self) -> None:
+        """Previews and copies of jobs that an earlier life, or another orchestrator, has removed."""
         while True:
             await self.previews.keep(self._jobs.keys())
+            await self.copies.tidy(self._wants_copy)
             await asyncio.sleep(SWEEP_SECONDS)
+
+    def _wants_copy(self, name: str) -> bool:
+        job = self._jobs.get(name.partition("-")[0])
+        if job is None or not job.status.final:
+            return job is not None
+        return job.file is not None and job.file.name == name
 
     async def _sweep(self, retention: float) -> None:
         while True:

@@ -6,6 +6,7 @@ import enum
 import secrets
 import time
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from orchestrator.graph import GENERATION
 from triptych_proto.control_pb2 import Generation, MediaFile
@@ -32,8 +33,7 @@ class JobError:
     message: str
 
 
-@dataclass(frozen=True)
-class Phase:
+class Phase(NamedTuple):
     """A span of a job's life, in seconds: where the time went, in order.
 
     ``name`` is ``queue``, a stage (``encode``, ``denoise``, ``decode``), ``transfer`` or ``save``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import re
 import signal
@@ -21,6 +22,7 @@ from orchestrator.credentials import Credentials
 from orchestrator.http.app import create_runner
 from orchestrator.http.arguments import access as load_access
 from orchestrator.http.arguments import add_arguments as add_http_arguments
+from orchestrator.http.arguments import limits
 from orchestrator.http.options import HttpOptions
 from orchestrator.membership import NamedPeers
 from orchestrator.ownership import NameTaken
@@ -144,7 +146,19 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help="characters of a prompt (default: %(default)s)",
     )
     add(
-        "--max-body", type=int, default=1 << 20, metavar="N", help="bytes of a request (default: %(default)s)"
+        "--max-body",
+        type=int,
+        default=32 << 20,
+        metavar="N",
+        help="bytes of a request, its reference images included (default: %(default)s)",
+    )
+    add(
+        "--max-reference-bytes",
+        type=int,
+        default=1 << 30,
+        metavar="N",
+        help="bytes of reference images in memory, of requests that arrive or are not finished; more are"
+        " answered 429 (default: %(default)s)",
     )
     add(
         "--ignore-unknown-fields",
@@ -189,6 +203,7 @@ async def _serve(args: argparse.Namespace) -> None:
             database_url=args.database_url or f"sqlite:///{data_dir / 'jobs.sqlite'}",
             output_dir=data_dir / "videos",
             max_queue=args.max_queue,
+            max_reference_bytes=args.max_reference_bytes,
             preview_bytes=args.preview_cache,
             retention_seconds=args.retention or None,
             credentials=known_by,
@@ -213,14 +228,19 @@ async def _serve(args: argparse.Namespace) -> None:
         api_keys=access.keys,
         signer=access.signer,
         cors_origins=access.origins,
-        max_streams=args.max_streams,
+        reference_targets=access.references,
+        reference_timeout=args.reference_timeout,
         webhook_targets=None if access.webhooks is None else access.webhooks.targets,
+        **limits(args),
     )
     runner = create_runner(orchestrator, http)
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     await orchestrator.start()
+    # What is there now stays: a collection that looked through it again would hold up the loop.
+    gc.collect()
+    gc.freeze()
     try:
         await runner.setup()
         await web.TCPSite(runner, args.host, args.port).start()

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import enum
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Protocol, TypeAlias
 
 import grpc
@@ -105,14 +105,18 @@ class Peer:
             await self._dialling
         await self._channel.close()
 
-    async def read_file(self, name: str, offset: int, length: int) -> AsyncIterator[bytes]:
+    async def read_file(self, name: str, offset: int, length: int) -> AsyncGenerator[bytes, None]:
         """The ``length`` bytes of a file that this decoder wrote; AioRpcError if it cannot be had."""
         request = pb.ReadFileRequest(name=name, offset=offset, length=length)
-        async for chunk in self._stub.ReadFile(request, metadata=self._metadata):
-            yield chunk.data[:length]
-            length -= len(chunk.data)
-            if length <= 0:
-                return
+        call = self._stub.ReadFile(request, metadata=self._metadata)
+        try:
+            async for chunk in call:
+                yield chunk.data[:length]
+                length -= len(chunk.data)
+                if length <= 0:
+                    return
+        finally:
+            call.cancel()  # or the decoder keeps the file open for a reader that has left
 
     async def delete_file(self, name: str) -> None:
         await self._stub.DeleteFile(pb.DeleteFileRequest(name=name), metadata=self._metadata, timeout=10.0)

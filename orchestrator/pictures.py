@@ -1,4 +1,4 @@
-"""A thumbnail or a contact sheet of a video file."""
+"""A thumbnail or a contact sheet of a media file."""
 
 from __future__ import annotations
 
@@ -21,27 +21,52 @@ MAX_FRAME_PIXELS = 1 << 26
 RENDER_SECONDS = 60.0
 
 
-def render(source: IO[bytes], variant: str, num_frames: int) -> bytes:
-    """The encoded picture: for ``thumbnail`` the middle one of ``num_frames`` frames as WebP, otherwise up to
-    16 of them, evenly spread, row by row in a JPEG of ``ceil(sqrt(n))`` columns.
+# By what a file says that it is: nothing else is tried on it.
+IMAGES = {"image/png": "PNG", "image/jpeg": "JPEG", "image/webp": "WEBP"}  # names of Pillow
+VIDEOS = {"video/mp4": "mp4", "video/webm": "webm"}  # names of libav
 
-    Raises ValueError for a file that is no such video or takes longer than a minute.
+
+def render(source: IO[bytes], content_type: str, variant: str, num_frames: int) -> bytes:
+    """The encoded picture: for ``thumbnail`` the middle one of ``num_frames`` frames as WebP, otherwise up to
+    16 of them, evenly spread, row by row in a JPEG of ``ceil(sqrt(n))`` columns. An image is its one frame.
+
+    Raises ValueError for a file that is not of that type or takes longer than a minute.
     """
     if variant == "thumbnail":
-        (image,) = _frames(source, [num_frames // 2], THUMBNAIL_SIDE)
+        (image,) = _frames(source, content_type, [num_frames // 2], THUMBNAIL_SIDE)
         return _encoded(image, "WEBP")
     count = max(min(TILES, num_frames), 1)
     wanted = [index * (num_frames - 1) // max(count - 1, 1) for index in range(count)]
-    return _encoded(_sheet(_frames(source, wanted, TILE_SIDE)), "JPEG")
+    return _encoded(_sheet(_frames(source, content_type, wanted, TILE_SIDE)), "JPEG")
 
 
-def _frames(source: IO[bytes], wanted: Sequence[int], side: int) -> list[Image.Image]:
+def _frames(source: IO[bytes], content_type: str, wanted: Sequence[int], side: int) -> list[Image.Image]:
+    if content_type in IMAGES:
+        return [_image(source, IMAGES[content_type], side)]
+    if content_type in VIDEOS:
+        return _video_frames(source, VIDEOS[content_type], wanted, side)
+    raise ValueError(f"it is {content_type}")
+
+
+def _image(source: IO[bytes], format: str, side: int) -> Image.Image:
+    try:
+        with Image.open(source, formats=[format]) as image:
+            if image.width * image.height > MAX_FRAME_PIXELS:
+                raise ValueError("it is too large")
+            small: Image.Image = image.convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from error
+    small.thumbnail((side, side))
+    return small
+
+
+def _video_frames(source: IO[bytes], format: str, wanted: Sequence[int], side: int) -> list[Image.Image]:
     """Those of the frames with these indexes that are there, or else the last one."""
     deadline = time.monotonic() + RENDER_SECONDS
     found: list[Image.Image] = []
     last: VideoFrame | None = None
     try:
-        with av.open(source, format="mp4") as container:
+        with av.open(source, format=format) as container:
             if not container.streams.video:
                 raise ValueError("it has no pictures")
             stream = container.streams.video[0]

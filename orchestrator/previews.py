@@ -1,4 +1,4 @@
-"""Thumbnails and contact sheets of finished videos: made when first asked for, kept in a bounded folder."""
+"""Thumbnails and contact sheets of finished files: made when first asked for, kept in a bounded folder."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import IO
 
 from orchestrator.http.errors import ApiError
 from orchestrator.jobs import Job
+from triptych_proto.control_pb2 import MediaFile
 
 log = logging.getLogger(__name__)
 
@@ -112,8 +113,9 @@ class Previews:
         try:
             async with self._turn:
                 await asyncio.to_thread(self._folder.mkdir, parents=True, exist_ok=True)
-                source = self._content_path(job) or await self._fetch(job, job.file.bytes)
-                picture = await asyncio.to_thread(_render, source, variant.name, job.file.num_frames)
+                found = await asyncio.to_thread(self._content_path, job)
+                source = found or await self._fetch(job, job.file.bytes)
+                picture = await asyncio.to_thread(_render, source, job.file, variant.name)
                 if self._making.get(path.name) is not asyncio.current_task():
                     raise ApiError(404, f"video {job.id} was deleted", code="video_not_found", param="id")
                 await asyncio.to_thread(_write, path, picture, self._max_bytes)
@@ -147,15 +149,15 @@ class Previews:
         await asyncio.to_thread(file.seek, 0)
 
 
-def _render(source: Path | IO[bytes], variant: str, num_frames: int) -> bytes:
+def _render(source: Path | IO[bytes], media: MediaFile, variant: str) -> bytes:
     # Imported by the first one who wants a picture: it takes tens of megabytes.
     from orchestrator import pictures
 
     if isinstance(source, Path):
         with source.open("rb") as file:
-            return pictures.render(file, variant, num_frames)
+            return pictures.render(file, media.content_type, variant, media.num_frames)
     with source:
-        return pictures.render(source, variant, num_frames)
+        return pictures.render(source, media.content_type, variant, media.num_frames)
 
 
 def _nameless(folder: Path) -> IO[bytes]:

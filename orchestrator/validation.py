@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable
+from pathlib import PurePosixPath
 from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from orchestrator.graph import GENERATION
+from orchestrator.media import CONTENT_TYPES, FILE_NAME
 from triptych_proto import control_pb2 as pb
 
 MAX_FRAME_BYTES = 4 << 20  # a larger one would cost hundreds of megabytes to parse
@@ -22,19 +24,20 @@ MAX_CAPACITY = 4096
 MAX_ORPHANS = 10_000  # told at once; further ones are told when these are gone
 MAX_ROWS = 64  # of lists that have few: pools, endpoints, transfers, lost inputs, kinds of traffic
 MAX_CHOICES = 1024
+MAX_IMAGES = 16  # that a request may bring
+OUTPUTS = frozenset({"", "video", "image"})
 MAX_PROMPT_CHARS = 8192
 MAX_TEXT_CHARS = 500  # of a message for people
 MAX_BYTES = 1 << 50
 MAX_SECONDS = 1e8
 MAX_TOTAL_SECONDS = 1e12  # of all threads, over the life of a process
 MAX_MULTIPLE = 4096  # of pixels or frames
+MAX_AUDIO_RATE = 768_000
 ENGINES = frozenset({"shm", "zmq", "mooncake"})
 
 _ID = re.compile(r"[\x21-\x7e]{1,200}")
 _INCARNATION = re.compile(r"[0-9a-f]{16}")
 _WORD = re.compile(r"[A-Za-z0-9_.-]{1,64}")
-_FILE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,254}")
-_CONTENT_TYPE = re.compile(r"(audio|image|video)/[a-z0-9.+-]{1,64}")
 
 
 class ContractBroken(Exception):
@@ -101,6 +104,11 @@ def _model(model: pb.Model) -> None:
         _text(getattr(model, name), f"Model.{name}", 256)
     if not model.name:
         raise ContractBroken("Model.name is empty")
+    if model.output not in ("", "video", "image"):
+        raise ContractBroken(f"Model.output is {model.output[:64]!r}, expected 'video' or 'image'")
+    _at_most(MAX_ROWS, model.formats, "Model.formats")
+    for format in model.formats:
+        _matches(_WORD, format, "Model.formats")
     for name in ("spatial_multiple", "temporal_multiple"):
         if getattr(model, name) > MAX_MULTIPLE:
             raise ContractBroken(f"Model.{name} is {getattr(model, name)}, expected {MAX_MULTIPLE} at most")
@@ -109,6 +117,15 @@ def _model(model: pb.Model) -> None:
     for name in ("width", "height", "num_inference_steps"):
         if not getattr(model.defaults, name):
             raise ContractBroken(f"Model.defaults.{name} is 0")
+    if model.output not in OUTPUTS:
+        raise ContractBroken(f"Model.output is {model.output[:64]!r}, expected video or image")
+    if not model.min_images <= model.max_images <= MAX_IMAGES:
+        counts = f"{model.min_images} and {model.max_images}"
+        raise ContractBroken(f"Model.min_images and max_images are {counts}, expected {MAX_IMAGES} at most")
+    for name in ("options", "formats"):
+        _at_most(MAX_ROWS, getattr(model, name), f"Model.{name}")
+        for word in getattr(model, name):
+            _matches(_WORD, word, f"Model.{name}")
     if not 0 <= model.defaults.fps <= MAX_MULTIPLE or not math.isfinite(model.defaults.guidance_scale):
         raise ContractBroken("Model.defaults: fps or guidance_scale is no useful number")
 
@@ -143,13 +160,20 @@ def _output(done: pb.Done, role: str) -> None:
         _size(done.slot.length, "Slot.length")
         return
     file, job = done.file, done.task_id.partition("/")[0]
-    _matches(_FILE_NAME, file.name, "MediaFile.name")
+    _matches(FILE_NAME, file.name, "MediaFile.name")
     if not file.name.startswith(job) or file.name[len(job) :][:1].isalnum():
         raise ContractBroken(f"MediaFile.name is {file.name!r}, expected one that begins with {job!r}")
     _size(file.bytes, "MediaFile.bytes")
-    _matches(_CONTENT_TYPE, file.content_type, "MediaFile.content_type")
+    content_type = CONTENT_TYPES[PurePosixPath(file.name).suffix]
+    if file.content_type != content_type:
+        raise ContractBroken(
+            f"MediaFile.content_type of {file.name} is {file.content_type[:64]!r}, expected {content_type!r}"
+        )
     if not 0 <= file.fps <= MAX_MULTIPLE:
         raise ContractBroken(f"MediaFile.fps is {file.fps}, expected 0 to {MAX_MULTIPLE}")
+    if file.audio_rate > MAX_AUDIO_RATE:
+        raise ContractBroken(f"MediaFile.audio_rate is {file.audio_rate}, expected {MAX_AUDIO_RATE} at most")
+    _text(file.store, "MediaFile.store", 1024)
 
 
 def _failed(failed: pb.Failed) -> None:

@@ -9,9 +9,10 @@ import os
 import secrets
 import signal
 import sys
-from pathlib import Path
 
 from services.announce import announce
+from services.media.encoders import X264, NoEncoder, VideoEncoder, choose
+from services.media.store import LocalStore
 from services.model.base import ModelError, RoleModel
 from services.options import RoleOptions
 from services.role import Role
@@ -42,7 +43,7 @@ def run(role: Role, args: argparse.Namespace) -> int:
     )
     try:
         asyncio.run(_serve(options))
-    except (ModelError, OSError) as error:
+    except (ModelError, NoEncoder, OSError) as error:
         print(f"triptych {role.value}: {error}", file=sys.stderr)
         return 2
     return 0
@@ -72,6 +73,9 @@ async def _serve(options: RoleOptions) -> None:
     worker: Worker | None = None
     announcing: asyncio.Task[None] | None = None
     try:
+        encoder = X264
+        if role is Role.DECODER:
+            encoder = await asyncio.to_thread(choose, options.video_encoder, options.model_options["device"])
         loading = asyncio.create_task(
             asyncio.to_thread(open_model, role, options.model, **options.model_options)
         )
@@ -93,7 +97,7 @@ async def _serve(options: RoleOptions) -> None:
             keys=options.transfer_keys,
         )
         directory = options.output_dir if role is Role.DECODER else None
-        worker = Worker(_stage(model, directory), endpoint, _limits(options))
+        worker = Worker(_stage(model, options, encoder), endpoint, _limits(options, model))
         await worker.recover()
         await server.open_for_work(model, worker, endpoint, directory)
         log.info("ready: %s, pools %s", model.facts.name, [(p.name, p.stats().bytes) for p in endpoint.pools])
@@ -120,8 +124,10 @@ async def _serve(options: RoleOptions) -> None:
     log.info("stopped")
 
 
-def _stage(model: RoleModel, directory: Path | None) -> Stage:
-    return TensorStage(model) if directory is None else MediaStage(model, directory)
+def _stage(model: RoleModel, options: RoleOptions, encoder: VideoEncoder) -> Stage:
+    if options.role is not Role.DECODER:
+        return TensorStage(model, options.max_reference_pixels)
+    return MediaStage(model, LocalStore(options.output_dir, options.hand_over), encoder)
 
 
 def _warn_if_open(options: RoleOptions) -> None:
@@ -134,12 +140,13 @@ def _warn_if_open(options: RoleOptions) -> None:
     )
 
 
-def _limits(options: RoleOptions) -> WorkerLimits:
+def _limits(options: RoleOptions, model: RoleModel) -> WorkerLimits:
     return WorkerLimits(
         capacity=options.capacity,
         read_seconds=options.read_seconds,
         pool_seconds=options.pool_seconds,
         hold_seconds=options.hold_seconds,
+        max_images=model.facts.max_images if options.role is Role.ENCODER else 0,
     )
 
 

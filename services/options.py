@@ -9,6 +9,7 @@ from typing import Any
 
 from services import credentials
 from services.credentials import Credentials
+from services.media.encoders import CHOICES
 from services.role import Role
 from transfer.engines import mooncake_setup
 from transfer.engines.mooncake_setup import PROTOCOLS, MooncakeOptions
@@ -59,6 +60,28 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
             default=Path("triptych-data/videos"),
             metavar="DIR",
             help="where media files are written (default: %(default)s)",
+        )
+        add(
+            "--video-encoder",
+            choices=CHOICES,
+            default="auto",
+            help="of MP4: auto is nvenc where it is seen to work, else x264 (default: %(default)s)",
+        )
+        add(
+            "--return",
+            dest="hand_over",
+            choices=("file", "bytes"),
+            default="file",
+            help="file: finished files stay in --output-dir; bytes: the orchestrator copies each and it is"
+            " removed here, for a disk that goes away with this process (default: %(default)s)",
+        )
+    if role is Role.ENCODER:
+        add(
+            "--max-reference-pixels",
+            type=_positive(int),
+            default=1 << 25,
+            metavar="N",
+            help="width times height of a reference image, as its file says (default: %(default)s)",
         )
     add_worker_arguments(parser)
     credentials.add_arguments(parser)
@@ -208,6 +231,9 @@ class RoleOptions:
     transfer_listen: str  # host of the data plane's TCP server
     orchestrators: tuple[str, ...]  # to announce this role to
     output_dir: Path
+    video_encoder: str  # of services.media.encoders.CHOICES
+    hand_over: bool  # finished files go to the orchestrator
+    max_reference_pixels: int
     model_options: dict[str, Any]
     capacity: int
     engines: tuple[str, ...]
@@ -234,6 +260,9 @@ class RoleOptions:
             transfer_listen=host.strip("[]"),
             orchestrators=tuple(args.orchestrator),
             output_dir=getattr(args, "output_dir", Path()),
+            video_encoder=getattr(args, "video_encoder", "x264"),
+            hand_over=getattr(args, "hand_over", "file") == "bytes",
+            max_reference_pixels=getattr(args, "max_reference_pixels", 0),  # of the encoder alone
             model_options={
                 "device": args.device,
                 "dtype": args.dtype,

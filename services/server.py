@@ -12,10 +12,10 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from services.credentials import Credentials
+from services.media.store import media_path
 from services.model.base import RoleModel
 from services.role import Role
 from services.session import Session
-from services.stage import media_path
 from services.wire import choice_messages, endpoint_messages, pool_messages, traffic_messages
 from services.worker import Worker, peak_memory_bytes
 from transfer.endpoint import TransferEndpoint
@@ -132,11 +132,11 @@ class RoleServer(RoleServicer):
         finally:
             session.close()
 
-    async def ReadFile(
+    async def ReadFile(  # type: ignore[override]  # it writes by itself, and can see why that fails
         self,
         request: pb.ReadFileRequest,
         context: grpc.aio.ServicerContext[pb.ReadFileRequest, pb.FileChunk],
-    ) -> AsyncIterator[pb.FileChunk]:
+    ) -> None:
         path = await self._file(request.name, context)
         try:
             file = await asyncio.to_thread(path.open, "rb")
@@ -152,7 +152,11 @@ class RoleServer(RoleServicer):
             first = True
             while remaining > 0 or first:
                 data = await asyncio.to_thread(file.read, min(remaining, FILE_CHUNK_BYTES))
-                yield pb.FileChunk(data=data, file_bytes=size if first else 0)
+                try:
+                    await context.write(pb.FileChunk(data=data, file_bytes=size if first else 0))
+                except Exception as error:  # gRPC has no public name for it
+                    log.debug("%s: its reader has left: %r", request.name, error)
+                    return
                 first = False
                 if not data:
                     return

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import xxhash
 
-from services.media.claims import Claim, recover
-from services.media.mp4 import Mp4Writer
-from services.model.base import Control, RoleModel, Value
+from services.media.claims import Claim
+from services.media.encoders import X264, VideoEncoder
+from services.media.formats import FORMATS, Format, formats_of
+from services.media.open import open_writer
+from services.media.reference import MAX_PIXELS, decode_all
+from services.media.store import Store
+from services.model.base import Control, Decoded, InvalidRequest, RoleModel, Value
 from triptych_proto.control_pb2 import Generation, MediaFile, Run
 
 
@@ -51,12 +53,16 @@ class Stage(Protocol):
 class TensorStage:
     """Encoder and denoiser: the output goes into a slot."""
 
-    def __init__(self, model: RoleModel) -> None:
+    def __init__(self, model: RoleModel, max_reference_pixels: int = MAX_PIXELS) -> None:
+        """``max_reference_pixels`` are those of one reference image, before anything is done with it."""
         self._model = model
+        self._max_reference_pixels = max_reference_pixels
 
     def run(self, run: Run, inputs: Mapping[str, Value], control: Control) -> Product:
         started = time.monotonic()
-        values = self._model.run(run.generation, inputs, control)
+        images = decode_all([image.data for image in run.images], self._max_reference_pixels)
+        control.raise_if_cancelled()
+        values = self._model.run(run.generation, inputs, control, images)
         return Product(run.task_id, values=values, compute_seconds=time.monotonic() - started)
 
     def discard(self, product: Product) -> None:
@@ -72,34 +78,48 @@ class TensorStage:
 class MediaStage:
     """Decoder: frames are encoded while further ones are computed; pixels never leave this process."""
 
-    def __init__(self, model: RoleModel, directory: Path) -> None:
+    def __init__(self, model: RoleModel, store: Store, encoder: VideoEncoder = X264) -> None:
+        """``encoder`` is that of MP4."""
         self._model = model
-        self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        self._store = store
+        self._encoder = encoder
 
     def run(self, run: Run, inputs: Mapping[str, Value], control: Control) -> Product:
-        claim = Claim.open(media_path(self.directory, file_name(run.task_id)), run.task_id)
+        format = self._format(run.generation)
+        claim = self._store.claim(run.task_id, format)
         try:
             decoded = self._model.decode(run.generation, inputs, control)
-            size = decoded.size or (run.generation.width, run.generation.height)
-            return self._write(claim, run.generation, size, decoded.frames, control)
+            return self._write(claim, format, run.generation, decoded, control)
         except BaseException:
-            claim.discard()
+            self._store.discard(claim)
             raise
 
+    def _format(self, generation: Generation) -> Format:
+        """What was asked for, or the model's default. Raises InvalidRequest."""
+        known = formats_of(self._model.facts)
+        name = generation.format or known[0]
+        if name not in known:
+            raise InvalidRequest(f"format is {name[:64]!r}, expected one of {', '.join(known)}")
+        if generation.quality > 100:
+            raise InvalidRequest(f"quality is {generation.quality}, expected at most 100")
+        return FORMATS[name]
+
     def _write(
-        self,
-        claim: Claim,
-        generation: Generation,
-        size: tuple[int, int],
-        chunks: Iterator[np.ndarray],
-        control: Control,
+        self, claim: Claim, format: Format, generation: Generation, decoded: Decoded, control: Control
     ) -> Product:
         started = time.monotonic()
         checksum = xxhash.xxh3_64()
         done = 0
-        with Mp4Writer(claim.path, *size, generation.fps) as writer:
-            for frames in chunks:
+        with open_writer(
+            claim.path,
+            format.name,
+            *(decoded.size or (generation.width, generation.height)),
+            generation.fps,
+            sound=decoded.sound,
+            quality=generation.quality,
+            encoder=self._encoder,
+        ) as writer:
+            for frames in decoded.frames:
                 control.raise_if_cancelled()
                 checksum.update(np.ascontiguousarray(frames).data)
                 writer.write(frames)
@@ -110,17 +130,17 @@ class MediaStage:
         file = MediaFile(
             name=claim.path.name,
             bytes=facts.bytes,
-            content_type="video/mp4",
+            content_type=format.content_type,
             width=facts.width,
             height=facts.height,
             num_frames=facts.num_frames,
             fps=facts.fps,
             frames_checksum=checksum.intdigest(),
+            audio_rate=facts.audio_rate,
         )
-        claim.finish(file)
         return Product(
             claim.task_id,
-            file=file,
+            file=self._store.keep(claim, file),
             claim=claim,
             compute_seconds=computed - started,
             saving_seconds=time.monotonic() - computed,
@@ -128,23 +148,11 @@ class MediaStage:
 
     def discard(self, product: Product) -> None:
         if product.claim is not None:
-            product.claim.discard()
+            self._store.discard(product.claim)
 
     def accept(self, product: Product) -> None:
         if product.claim is not None:
-            product.claim.accept()
+            self._store.accept(product.claim)
 
     def recover(self) -> list[Product]:
-        return [Product(claim.task_id, file=claim.file, claim=claim) for claim in recover(self.directory)]
-
-
-def file_name(task_id: str) -> str:
-    """A name of its own for every attempt: two decoders never write the same file."""
-    return re.sub(r"[^A-Za-z0-9_-]", "-", task_id) + ".mp4"
-
-
-def media_path(directory: Path, name: str) -> Path:
-    """The file ``name`` in ``directory``; ValueError if it is not a plain name."""
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,240}\.mp4", name):
-        raise ValueError(f"{name[:64]!r} is not the name of a media file")
-    return directory / name
+        return [Product(claim.task_id, file=claim.file, claim=claim) for claim in self._store.recover()]

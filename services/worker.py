@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from services import validation
-from services.media.mp4 import MediaError
+from services.media.files import MediaError
 from services.model.base import Cancelled, InvalidRequest, Value
 from services.session import Session
 from services.stage import Product, Stage
@@ -101,7 +101,7 @@ class Worker:
 
     def run(self, run: Run, session: Session) -> None:
         """Takes a task. What cannot be taken is answered with ``Failed``."""
-        if problem := validation.problem(run):
+        if problem := validation.problem(run, self.limits.max_images):
             session.send(_failed(run.task_id[:MAX_ID_CHARS], Failed.INVALID, problem))
             return
         refusal = ""

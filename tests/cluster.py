@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from orchestrator.core import CoreOptions, Orchestrator
 from orchestrator.jobs import Job
 from orchestrator.scheduler import SchedulerOptions
 from services.credentials import Credentials
+from services.media.store import LocalStore
 from services.model.base import Control, Limits, Value
 from services.model.emulated import EmulatedModel
 from services.role import Role
@@ -69,6 +70,7 @@ class RoleInstance:
         self.engines: tuple[str, ...] = ("shm", "zmq")
         self.pool_bytes = POOL_BYTES
         self.model = model
+        self.hand_over = False
         self.credentials = Credentials()
         self._limits = limits
 
@@ -85,11 +87,12 @@ class RoleInstance:
             inbox_bytes=self.pool_bytes,
             engines=self.engines,
         )
-        inner: Stage = (
-            TensorStage(model) if self.role is not Role.DECODER else MediaStage(model, self.directory)
-        )
+        inner: Stage = TensorStage(model)
+        if self.role is Role.DECODER:
+            inner = MediaStage(model, LocalStore(self.directory, self.hand_over))
         self.stage = RecordingStage(inner, self.url)
-        self.worker = Worker(self.stage, self.endpoint, self._limits)
+        max_images = model.facts.max_images if self.role is Role.ENCODER else 0
+        self.worker = Worker(self.stage, self.endpoint, replace(self._limits, max_images=max_images))
         directory = self.directory if self.role is Role.DECODER else None
         await self.worker.recover()
         await self.server.open_for_work(model, self.worker, self.endpoint, directory)
@@ -146,12 +149,12 @@ class Cluster:
         self.orchestrator = Orchestrator(self.options)
         await self.orchestrator.start()
 
-    async def submit(self, prompt: str, **fields: object) -> Job:
+    async def submit(self, prompt: str, images: Sequence[bytes] = (), **fields: object) -> Job:
         (model,) = self.orchestrator.models()
         generation = Generation()
         generation.CopyFrom(model.defaults)
         generation.MergeFrom(Generation(prompt=prompt, **fields))  # type: ignore[arg-type]
-        return await self.orchestrator.submit(model.name, generation)
+        return await self.orchestrator.submit(model.name, generation, images=images)
 
     async def slots_back(self) -> None:
         """Waits until every slot of every role has come back, and no role holds any result."""

@@ -12,6 +12,8 @@ import pytest
 
 from deploy import onebox
 from orchestrator import generate
+from orchestrator.http.arguments import limits
+from orchestrator.http.options import HttpOptions
 from services.options import RoleOptions
 from services.role import Role
 from triptych import COMMANDS
@@ -66,6 +68,16 @@ def test_every_option_is_read(command: str) -> None:
 def test_every_role_option_is_used() -> None:
     used = attributes_of("options")
     assert {field.name for field in fields(RoleOptions)} <= used
+
+
+def test_limits_of_clients_reach_the_server() -> None:
+    names = sorted(limits(parser_of("orchestrator").parse_args([])))
+    words = [
+        word for number, name in enumerate(names, 3) for word in (f"--{name.replace('_', '-')}", str(number))
+    ]
+    options = HttpOptions(**limits(parser_of("orchestrator").parse_args(words)))
+    assert [getattr(options, name) for name in names] == list(range(3, 3 + len(names)))
+    assert HttpOptions(**limits(parser_of("orchestrator").parse_args([]))) == HttpOptions()
 
 
 def test_up_hands_every_option_on() -> None:

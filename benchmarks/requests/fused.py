@@ -68,7 +68,7 @@ def _serve(model: Path, threads: int) -> None:
     from diffusers.utils.logging import disable_progress_bar
     from transformers.utils import logging
 
-    from services.media.mp4 import Mp4Writer
+    from services.media.open import open_writer
 
     disable_progress_bar()
     logging.disable_progress_bar()
@@ -92,7 +92,7 @@ def _serve(model: Path, threads: int) -> None:
         )
         frames = (output.frames[0] * 255).round().astype(np.uint8)
         checksum = xxhash.xxh3_64(np.ascontiguousarray(frames).data)
-        with Mp4Writer(Path(fields["path"]), width, height, fields["fps"]) as writer:
+        with open_writer(Path(fields["path"]), "mp4", width, height, fields["fps"]) as writer:
             writer.write(frames)
             writer.finish()
         seconds = time.monotonic() - started

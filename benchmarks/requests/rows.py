@@ -9,6 +9,7 @@ from benchmarks.requests import (
     latency,
     loss,
     memory,
+    polls,
     split,
     throughput,
 )
@@ -64,6 +65,13 @@ ROWS = {
             Goal(0.97, at_least=True),
             throughput.measure,
             throughput.summary,
+        ),
+        Row(
+            "polls",
+            "event loop's lag p99, 50 clients' polls",
+            Goal(50, "ms"),
+            polls.measure,
+            polls.summary,
         ),
         Row("kill", "a denoiser killed: failed or wrong", Goal(0), loss.measure, loss.summary),
         Row(

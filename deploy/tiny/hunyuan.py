@@ -112,6 +112,7 @@ def _transformer(task: str) -> Any:
         text_embed_2_dim=GLYPH_DIM,
         image_embed_dim=IMAGE_DIM,
         rope_axes_dim=(4, 6, 6),
+        target_size=64,  # pixels: where nobody says how large, the output is about this square
         task_type=task,
         use_meanflow=task == "i2v",
     )

@@ -15,8 +15,8 @@ from orchestrator.http.service import OPTIONS
 CONTENT = "/v1/videos/{id}/content"
 OPERATOR = "operator"  # the name of who shows the cluster's token in place of a key
 
-# Asked by probes and scrapers, which have no key.
-_OPEN = {("GET", path) for path in ("/health", "/livez", "/readyz", "/metrics")}
+# Asked by probes and scrapers, which have no key; and what the API is like, which is no secret.
+_OPEN = {("GET", path) for path in ("/health", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs")}
 _OPERATORS = {("POST", "/v1/peers"), ("POST", "/v1/peers/drain")}  # their handlers call require_operator
 
 # A request with one of these comes from a proxy or from a web page, whatever its connection comes from.

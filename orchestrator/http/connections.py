@@ -1,8 +1,12 @@
-"""Connections on which no request arrives are closed: aiohttp itself would keep them for ever."""
+"""Connections on which no request arrives are closed, and clients that do not read are cut off: aiohttp
+itself would keep them for ever.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -11,6 +15,18 @@ from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
 from orchestrator.http.errors import Handler
+
+
+def cut_off(transport: asyncio.BaseTransport | None) -> None:
+    """Ends a connection whose client does not read. What the kernel has still to send goes with it: it would
+    keep that for as long as the client cares to be there.
+    """
+    if not isinstance(transport, asyncio.WriteTransport):
+        return
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    transport.abort()
 
 
 class Connections:

@@ -4,6 +4,7 @@ the pictures made of it.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
@@ -41,7 +42,7 @@ async def send_video(
     file = media_file(job)
     headers = _headers(job, file.content_type, PurePosixPath(file.name).suffix)
     headers.update(extra_headers or {})
-    path = service.content_path(job)
+    path = await asyncio.to_thread(service.content_path, job)
     if path is None:
         remote = RemoteFile(
             file.bytes, job.id, lambda start, length: service.read_content(job, start, length)
@@ -52,6 +53,18 @@ async def send_video(
     except OSError:
         message = f"the file of {job.id} is gone from the output store"
         raise ApiError(404, message, code="content_gone") from None
+
+
+async def media_bytes(request: web.Request, job: Job) -> bytes:
+    """A completed job's whole file: for small ones. Raises ApiError: 404 or 503 when it is gone."""
+    service, file = request.app[SERVICE], media_file(job)
+    path = service.content_path(job)
+    try:
+        if path is not None:
+            return await asyncio.to_thread(path.read_bytes)
+        return b"".join([chunk async for chunk in service.read_content(job, 0, file.bytes)])
+    except OSError:
+        raise ApiError(404, f"the file of {job.id} is gone", code="content_gone") from None
 
 
 async def _send_picture(request: web.Request, job: Job, variant: Variant) -> web.StreamResponse:

@@ -57,14 +57,14 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
     """Turns whatever goes wrong further in into an error reply. Must be the outermost middleware."""
     request_id = request.headers.get("x-request-id", "")
     if not _SANE_ID.fullmatch(request_id):
-        request_id = f"req_{secrets.token_hex(12)}"
+        request_id = new_request_id()
     request[_REQUEST_ID] = request_id
     try:
         return await handler(request)
     except ApiError as error:
         return error.response()
     except web.HTTPException as error:
-        return _from_aiohttp(request, error).response()
+        return from_aiohttp(request, error).response()
     except ConnectionError:
         raise  # the client has left: there is no one to answer
     except Exception:
@@ -78,6 +78,10 @@ async def error_middleware(request: web.Request, handler: Handler) -> web.Stream
         ).response()
 
 
+def new_request_id() -> str:
+    return f"req_{secrets.token_hex(12)}"
+
+
 def request_id(request: web.Request) -> str:
     """The request's own id, or the one it was given."""
     return request[_REQUEST_ID]
@@ -86,11 +90,12 @@ def request_id(request: web.Request) -> str:
 async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
     """An ``on_response_prepare`` signal: it also reaches replies that are streamed."""
     request_id = request.get(_REQUEST_ID)
-    if request_id is not None:  # a request that aiohttp refuses before any middleware has none
+    if request_id is not None:  # a request that is refused before any middleware has none here
         response.headers["x-request-id"] = request_id
 
 
-def _from_aiohttp(request: web.Request, error: web.HTTPException) -> ApiError:
+def from_aiohttp(request: web.BaseRequest, error: web.HTTPException) -> ApiError:
+    """The same as an error of ours."""
     headers: dict[str, str] = {}
     code: str | None = None
     message = error.text or error.reason
@@ -101,6 +106,8 @@ def _from_aiohttp(request: web.Request, error: web.HTTPException) -> ApiError:
         code, message = "not_found", f"there is nothing at {request.path}"
     elif isinstance(error, web.HTTPRequestEntityTooLarge):
         code = "body_too_large"
+    elif isinstance(error, web.HTTPExpectationFailed):
+        code = "unknown_expectation"
     elif "Location" in error.headers:
         headers["Location"] = error.headers["Location"]
     return ApiError(error.status, message, code=code, headers=headers)

@@ -11,6 +11,7 @@ from typing import Any
 
 from aiohttp import web
 
+from orchestrator.http.connections import cut_off
 from orchestrator.http.errors import ApiError
 from orchestrator.http.service import OPTIONS, SERVICE
 from orchestrator.http.videos import find_job, represent
@@ -111,10 +112,9 @@ async def _happens(request: web.Request, changed: asyncio.Event) -> bool:
 async def _send(request: web.Request, response: web.StreamResponse, text: str) -> None:
     """A client that does not read is cut off; until then it misses what is no longer so."""
     try:
-        await asyncio.wait_for(response.write(text.encode()), request.app[OPTIONS].event_timeout)
+        await asyncio.wait_for(response.write(text.encode()), request.app[OPTIONS].send_timeout)
     except asyncio.TimeoutError:
-        if request.transport is not None:
-            request.transport.abort()
+        cut_off(request.transport)
         raise ConnectionResetError("the client does not read") from None
 
 

@@ -26,8 +26,10 @@ _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 def text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise invalid(name, f"{name} must be a string, not {_shown(value)}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise invalid(name, f"{name} is not valid Unicode: it has half a surrogate pair")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise invalid(name, f"{name} is not valid Unicode: it has half a surrogate pair") from None
     if "\0" in value:  # PostgreSQL cannot store it
         raise invalid(name, f"{name} must not contain the character NUL (U+0000)")
     return value
@@ -36,6 +38,8 @@ def text(name: str, value: object) -> str:
 def integer(name: str, value: object) -> int:
     if isinstance(value, str) and _INTEGER.fullmatch(value):
         return int(value)
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        return int(value)  # in JSON 4.0 is the number 4
     if isinstance(value, int) and not isinstance(value, bool):
         return value
     raise invalid(name, f"{name} must be an integer, not {_shown(value)}")
@@ -108,9 +112,8 @@ class Unsupported:
 
     def check(self, value: object) -> None:
         """Raises ApiError, 400."""
-        if not any(
-            type(value) is type(none) and value == none for none in ("", False, "false", *self.harmless)
-        ):
+        nothing = ("", False, "false", "False", *self.harmless)  # Python's clients write False into forms
+        if not any(type(value) is type(none) and value == none for none in nothing):
             message = f"{self.name} is not supported: {self.reason}"
             raise ApiError(400, message, code="unsupported_field", param=self.name)
 

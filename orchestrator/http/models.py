@@ -30,6 +30,12 @@ def _representation(model: Model) -> dict[str, Any]:
         "created": 0,  # not known of a model folder, and required by OpenAI's clients
         "owned_by": "triptych",
         "family": model.family,
+        "output": model.output or "video",
+        "formats": list(model.formats),
+        "sound": model.sound,
+        "min_images": model.min_images,
+        "max_images": model.max_images,
+        "options": list(model.options),
         "spatial_multiple": model.spatial_multiple,
         "temporal_multiple": model.temporal_multiple,
         "max_pixels": model.max_pixels,

@@ -20,6 +20,9 @@ def representation(job: Job, url: str | None, retention_seconds: float | None) -
     facts = job.file or generation
     pace = job.pace if job.status is Status.IN_PROGRESS else None
     phases = job.phases
+    durations: dict[str, float] = {}
+    for phase in phases:
+        durations[phase.name] = durations.get(phase.name, 0.0) + phase.seconds
     video: dict[str, Any] = {
         "id": job.id,
         "object": "video",
@@ -48,10 +51,7 @@ def representation(job: Job, url: str | None, retention_seconds: float | None) -
             {"name": phase.name, "seconds": phase.seconds, **({"url": phase.url} if phase.url else {})}
             for phase in phases
         ],
-        "stage_durations": {
-            name: sum(phase.seconds for phase in phases if phase.name == name)
-            for name in dict.fromkeys(phase.name for phase in phases)
-        },
+        "stage_durations": durations,
     }
     if job.status is Status.COMPLETED:
         video["inference_time_s"] = sum(phase.seconds for phase in phases if phase.name != "queue")

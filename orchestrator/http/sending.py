@@ -13,6 +13,7 @@ from typing import TypeVar
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
+from orchestrator.http.connections import cut_off
 from orchestrator.http.errors import ApiError
 
 T = TypeVar("T")
@@ -24,9 +25,9 @@ async def local_file(
     request: web.Request, path: Path, headers: Mapping[str, str], timeout: float
 ) -> web.FileResponse:
     """``timeout`` is in seconds, for all of it. Raises OSError if the file is not there, ApiError: 416."""
-    size = (await asyncio.to_thread(path.stat)).st_size
-    if "If-Range" not in request.headers:
-        _range(request, size)  # aiohttp would answer 416 without a body
+    status, since = await asyncio.to_thread(path.stat), request.if_range
+    if since is None or status.st_mtime <= since.timestamp():  # as aiohttp sees it
+        _range(request, status.st_size)  # aiohttp would answer 416 without a body
     return _LocalFile(path, headers, timeout)
 
 
@@ -89,8 +90,7 @@ async def _send(request: web.BaseRequest, sending: Awaitable[T], timeout: float)
         raise
     except Exception as error:
         log.warning("sending %s broke off: %r", request.path, error)
-        if request.transport is not None:
-            request.transport.abort()
+        cut_off(request.transport)
         raise ConnectionResetError(f"sending {request.path} broke off") from error
 
 
@@ -110,4 +110,5 @@ def _range(request: web.Request, size: int) -> tuple[int, int, int]:
 
 def _unsatisfiable(size: int) -> ApiError:
     headers = {"Content-Range": f"bytes */{size}"}
-    return ApiError(416, f"the range is not within the {size} bytes of the file", headers=headers)
+    message = f"the range is not within the {size} bytes of the file"
+    return ApiError(416, message, code="range_not_satisfiable", headers=headers)

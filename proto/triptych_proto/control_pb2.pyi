@@ -1098,6 +1098,7 @@ class MediaFile(_message.Message):
     FRAMES_CHECKSUM_FIELD_NUMBER: _builtins.int
     AUDIO_RATE_FIELD_NUMBER: _builtins.int
     STORE_FIELD_NUMBER: _builtins.int
+    HAND_OVER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """relative to the output store"""
     bytes: _builtins.int
@@ -1112,6 +1113,10 @@ class MediaFile(_message.Message):
     """samples of sound per second; 0: none"""
     store: _builtins.str
     """URL of the folder it lies in (as fsspec writes it); empty: the decoder's disk"""
+    hand_over: _builtins.bool
+    """The decoder's disk does not last: the orchestrator copies the file before it counts as finished, and
+    Accept then removes the decoder's.
+    """
     def __init__(
         self,
         *,
@@ -1125,10 +1130,11 @@ class MediaFile(_message.Message):
         frames_checksum: _builtins.int = ...,
         audio_rate: _builtins.int = ...,
         store: _builtins.str = ...,
+        hand_over: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_rate", b"audio_rate", "bytes", b"bytes", "content_type", b"content_type", "fps", b"fps", "frames_checksum", b"frames_checksum", "height", b"height", "name", b"name", "num_frames", b"num_frames", "store", b"store", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audio_rate", b"audio_rate", "bytes", b"bytes", "content_type", b"content_type", "fps", b"fps", "frames_checksum", b"frames_checksum", "hand_over", b"hand_over", "height", b"height", "name", b"name", "num_frames", b"num_frames", "store", b"store", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -15,12 +15,13 @@ from typing import Literal
 import xxhash
 from google.protobuf import json_format
 
-from services.media.mp4 import MediaError, part_path
+from services.media.files import MediaError, part_path
+from services.media.formats import is_file_name
 from triptych_proto.control_pb2 import Done, MediaFile
 
 log = logging.getLogger(__name__)
 
-SUFFIX = ".mp4.claim"
+SUFFIX = ".claim"
 TAKEN_SECONDS = 1.0  # recover() in another process may have a new claim in its hands for a moment
 FORGOTTEN_SECONDS = 24 * 3600.0  # after which a partial file that has no claim is nobody's
 MAX_RECORD_BYTES = 64 * 1024
@@ -30,7 +31,7 @@ MAX_RECOVERED = 256  # each is an open file
 class Claim:
     """Says that a media file is still its writer's: made, or made and not yet accepted.
 
-    ``<name>.mp4.claim`` lies beside the file from before its first byte until ``accept`` or ``discard``.
+    ``<name>.claim`` lies beside the file from before its first byte until ``accept`` or ``discard``.
     The living owner holds an exclusive flock on it, so one whose lock is free belongs to a dead process.
     It is empty while the file is being written; then it holds the result, with a checksum in front: what a
     crash has torn counts as empty. Safe to settle from any thread, and more than once: the first counts.
@@ -122,10 +123,13 @@ def recover(directory: Path) -> list[Claim]:
         return found
     for name in names:
         try:
-            if name.endswith(SUFFIX):
+            media, dot, end = name.rpartition(".")
+            if not is_file_name(media):
+                continue
+            if dot + end == SUFFIX:
                 claim = _take(directory / name)
                 found += [claim] if claim is not None else []
-            elif name.endswith(".mp4.part"):
+            elif end == "part":
                 _remove_forgotten(directory / name)
         except FileNotFoundError:
             continue  # settled by its owner since it was listed
@@ -139,7 +143,7 @@ def recover(directory: Path) -> list[Claim]:
 
 def claim_path(path: Path) -> Path:
     """The claim on the media file ``path``."""
-    return path.with_name(path.name + ".claim")
+    return path.with_name(path.name + SUFFIX)
 
 
 def _take(claim: Path) -> Claim | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from services.media.formats import formats_of
 from services.model.base import Limits, ModelError, RoleModel
 from services.model.emulated import EmulatedModel
 from services.model_source import EMULATED
@@ -33,4 +34,7 @@ def open_model(
     # diffusers and transformers take seconds to import, and only real models need them.
     from services.model.loading import load
 
-    return load(role, model, device=device, dtype=dtype, name=name, limits=limits, threads=threads)
+    opened = load(role, model, device=device, dtype=dtype, name=name, limits=limits, threads=threads)
+    if not opened.facts.formats:
+        opened.facts.formats.extend(formats_of(opened.facts))
+    return opened

@@ -18,8 +18,9 @@ import torch
 import xxhash
 from PIL.Image import Image
 
-from services.model.base import Control, Decoded, Limits, ModelError, Value
-from services.model.request import check_request
+from services.media.formats import IMAGE, VIDEO, formats_of
+from services.model.base import Control, Decoded, Limits, ModelError, Sound, Value
+from services.model.request import check_images, check_request
 from services.model_source import EMULATED
 from services.role import Role
 from triptych_proto.control_pb2 import Generation, Model
@@ -37,7 +38,11 @@ class Emulation:
     decode: float = 0.0
     embeddings: int = 4096
     latents: int = 4096
+    grain: int = 0  # 1: frames of noise, which make a large file
+    images: tuple[int, int] = (0, 0)  # reference images: at least, at most
     fatal: str = ""  # a stage: with the word "fatal" in its prompt it ends its process
+    output: str = VIDEO
+    sound: int = 0  # samples per second of the videos' sound; 0: they are silent
 
     @staticmethod
     def parse(model: str) -> Emulation:
@@ -46,7 +51,11 @@ class Emulation:
             **dict.fromkeys(STAGES.values(), float),
             "embeddings": int,
             "latents": int,
+            "grain": int,
+            "images": _range,
             "fatal": _stage,
+            "output": _output,
+            "sound": _rate,
         }
         given: dict[str, Any] = {}
         for part in filter(None, model[len(EMULATED) :].split(",")):
@@ -56,9 +65,12 @@ class Emulation:
             except (KeyError, ValueError):
                 raise ModelError(
                     f"{model}: expected KEY=NUMBER with one of {', '.join(known)} (of fatal the name of a"
-                    f" stage), found {part!r}"
+                    f" stage, of output {VIDEO} or {IMAGE}, of images N or MIN-MAX), found {part!r}"
                 ) from None
-        return Emulation(**given)
+        emulation = Emulation(**given)
+        if emulation.output == IMAGE and emulation.sound:
+            raise ModelError(f"{model}: images have no sound")
+        return emulation
 
 
 class EmulatedModel:
@@ -70,19 +82,28 @@ class EmulatedModel:
         defaults = Generation(
             width=64, height=64, num_frames=5, fps=8, num_inference_steps=4, guidance_scale=1.0
         )
+        fingerprint = f"{self._emulation.embeddings}-{self._emulation.latents}"
+        if self._emulation.output == IMAGE:
+            defaults.num_frames, defaults.fps = 1, 0
+            fingerprint += f"-{IMAGE}"
         self.facts = Model(
             name=name or "emulated",
             family="emulated",
             # What must agree between roles is the size of what they hand on, not the time they take.
-            fingerprint=f"{self._emulation.embeddings}-{self._emulation.latents}",
+            fingerprint=fingerprint,
             spatial_multiple=2,
             temporal_multiple=4,
             max_pixels=limits.max_pixels,
-            max_frames=limits.max_frames,
+            max_frames=limits.max_frames if self._emulation.output == VIDEO else 1,
             max_steps=limits.max_steps,
             defaults=defaults,
             negative_prompt=True,
+            output=self._emulation.output,
+            sound=bool(self._emulation.sound),
+            min_images=self._emulation.images[0],
+            max_images=self._emulation.images[1],
         )
+        self.facts.formats.extend(formats_of(self.facts))
 
     def largest_output_bytes(self) -> int:
         return self._bytes_out[self._role]
@@ -108,7 +129,9 @@ class EmulatedModel:
         self._die_of(generation)
         if self._role is Role.ENCODER:
             time.sleep(self._emulation.encode)
-            key = _digest(generation.prompt.encode(), generation.negative_prompt.encode())
+            check_images(self.facts, generation, images)
+            pictures = [str(image.size).encode() + image.tobytes() for image in images]
+            key = _digest(generation.prompt.encode(), generation.negative_prompt.encode(), *pictures)
             return {"embeddings": _noise(key, self._emulation.embeddings)}
         steps = generation.num_inference_steps
         key = _digest(
@@ -123,14 +146,28 @@ class EmulatedModel:
     def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
         check_request(self.facts, generation)
         self._die_of(generation)
-        return Decoded(self._frames(generation, _digest(_bytes(inputs["latents"])), control))
+        key = _digest(_bytes(inputs["latents"]))
+        return Decoded(self._frames(generation, key, control), self._sound(generation, key))
+
+    def _sound(self, generation: Generation, key: bytes) -> Sound | None:
+        """A tone, as long as the video, whose pitch is that of the key."""
+        rate = self._emulation.sound
+        if not rate or not generation.fps > 0:
+            return None
+        hertz = 200 + key[0] * 4
+        phases = np.arange(round(rate * generation.num_frames / generation.fps)) * (2 * np.pi * hertz / rate)
+        return Sound(np.tile(np.sin(phases).astype(np.float32) / 2, (2, 1)), rate)
 
     def _frames(self, generation: Generation, key: bytes, control: Control) -> Iterator[np.ndarray]:
         for index in range(generation.num_frames):
             control.raise_if_cancelled()
             time.sleep(self._emulation.decode / generation.num_frames)
-            colour = np.frombuffer(_digest(key, bytes([index % 256])), np.uint8)[:3]
-            yield np.broadcast_to(colour, (1, generation.height, generation.width, 3)).copy()
+            shape = (1, generation.height, generation.width, 3)
+            own = np.frombuffer(_digest(key, bytes([index % 256])), np.uint8)
+            if self._emulation.grain:
+                yield np.random.default_rng(own).integers(256, size=shape, dtype=np.uint8)
+            else:
+                yield np.broadcast_to(own[:3], shape).copy()
 
     def _die_of(self, generation: Generation) -> None:
         """A request that takes its process along, as one that needs more memory than there is."""
@@ -150,6 +187,27 @@ def _stage(name: str) -> str:
     if name not in STAGES.values():
         raise ValueError(name)
     return name
+
+
+def _output(name: str) -> str:
+    if name not in (VIDEO, IMAGE):
+        raise ValueError(name)
+    return name
+
+
+def _rate(text: str) -> int:
+    if not 8_000 <= int(text) <= 192_000:
+        raise ValueError(text)
+    return int(text)
+
+
+def _range(text: str) -> tuple[int, int]:
+    """``2`` or ``0-2``."""
+    least, dash, most = text.partition("-")
+    low, high = int(least), int(most if dash else least)
+    if not 0 <= low <= high:
+        raise ValueError(text)
+    return low, high
 
 
 def _digest(*parts: bytes | memoryview) -> bytes:

@@ -79,7 +79,7 @@ def check_images(
     least, most = facts.min_images, facts.max_images
     if not least <= len(images) <= most:
         expected = f"{least}" if least == most else f"{least} to {most}"
-        raise InvalidRequest(f"{len(images)} reference images, expected {expected}")
+        raise InvalidRequest(f"input_reference: {len(images)} reference images, expected {expected}")
     if generation.HasField("strength") and not images:
         raise InvalidRequest("strength says how far to leave a reference image, but there is none")
     for image in images:

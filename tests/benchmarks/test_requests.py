@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.requests import polls
 from benchmarks.requests.__main__ import main
 from benchmarks.requests.connection import Connection
 from benchmarks.requests.decisions import Bench
@@ -133,6 +134,32 @@ def test_an_error_is_no_result(connection: Connection) -> None:
         connection.generate({**TINY, "size": "4096x4096"})
 
 
+def test_polls_are_counted_and_so_are_those_in_vain(box: OneBox, connection: Connection) -> None:
+    ids = [connection.create({**TINY, "seed": seed}) for seed in range(3)]
+    before = polls._lag(box.url)
+    seen = polls._poll(box.port, ids, connections=3, seconds=2.0)
+    assert 57 <= len(seen["polls"] + seen["lists"]) <= 63 and not seen["failures"] and seen["lists"]
+    assert min(seen["polls"] + seen["lists"]) > 0
+    lags = polls._difference(before, polls._lag(box.url))
+    until(lambda: sum(polls._difference(before, polls._lag(box.url)).values()) > 0)
+    assert all(count >= 0 for count in lags.values())
+    assert polls._failed(connection, ids) == 0
+    seen = polls._poll(box.port, ["none"], connections=1, seconds=0.5)
+    assert len(seen["failures"]) == len(seen["polls"]) > 0 and "404" in seen["failures"][0]
+
+
+def test_quantiles_of_a_histogram() -> None:
+    before = {0.1: 5.0, 0.2: 5.0, 0.5: 6.0, float("inf"): 6.0}
+    after = {0.1: 95.0, 0.2: 104.0, 0.5: 106.0, float("inf"): 106.0}
+    counts = polls._difference(before, after)
+    assert counts == {0.1: 90, 0.2: 9, 0.5: 1, float("inf"): 0}
+    assert polls.quantile(counts, 0.45) == pytest.approx(0.05)
+    assert polls.quantile(counts, 0.99) == pytest.approx(0.2)
+    assert polls.quantile(counts, 1.0) == 0.5
+    assert polls.quantile({0.1: 0.0, float("inf"): 3.0}, 0.5) == 0.1  # all that is known
+    assert polls.quantile(dict.fromkeys(counts, 0.0), 0.5) == 0
+
+
 class Failing(BaseHTTPRequestHandler):
     """Accepts every job, and says at the second look that it failed."""
 
@@ -210,7 +237,18 @@ def test_no_process_outlives_it(number: signal.Signals, code: int, tmp_path: Pat
 
 
 def test_rows_can_be_told_apart() -> None:
-    assert {"tiny", "tensors", "wan", "cpu", "split", "queue", "throughput", "kill", "memory"} <= set(ROWS)
+    assert {
+        "tiny",
+        "tensors",
+        "wan",
+        "cpu",
+        "split",
+        "queue",
+        "throughput",
+        "polls",
+        "kill",
+        "memory",
+    } <= set(ROWS)
     assert len({row.what for row in ROWS.values()}) == len(ROWS)
     assert Effort().count(5, 1) == 5 and Effort(quick=True).count(5, 1) == 1
 

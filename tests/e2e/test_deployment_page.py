@@ -13,7 +13,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from deploy.onebox import free_port
+from services.media.encoders import NVENC, problem
 
 PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"
 
@@ -109,3 +112,41 @@ def test_a_file_on_a_disk_that_the_orchestrator_cannot_see_comes_from_the_decode
         with urllib.request.urlopen(request, timeout=10) as reply:
             assert reply.status == 200
         assert not written.exists()
+
+
+def test_a_decoder_that_hands_its_files_over_keeps_none(tmp_path: Path) -> None:
+    commands, server = role_commands(tmp_path)
+    for words in commands:
+        if words[0] == "decoder":
+            words += ["--return", "bytes", "--video-encoder", "auto"]
+    log, video = tmp_path / "log", tmp_path / "video.mp4"
+    with running(commands, log) as processes:
+        wait_ready(server, processes, log)
+        generate = [sys.executable, "-m", "triptych", "generate", "a prompt", "-o", str(video)]
+        subprocess.run([*generate, "--server", server], check=True, timeout=60)
+        (copy,) = (tmp_path / "triptych" / "copies").iterdir()
+        assert video.read_bytes() == copy.read_bytes() != b""
+        deadline = time.monotonic() + 30
+        while list((tmp_path / "videos").iterdir()):
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(0.05)
+    assert "video encoder: " in log.read_text()
+
+
+@pytest.mark.skipif(not problem(NVENC), reason="this machine has NVENC")
+def test_nvenc_that_is_not_there_is_a_reason_not_to_start(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "triptych",
+        "decoder",
+        "--model",
+        "emulated:",
+        "--video-encoder",
+        "nvenc",
+    ]
+    where = ["--url", f"grpc://127.0.0.1:{free_port()}", "--output-dir", str(tmp_path)]
+    ended = subprocess.run([*command, *where], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1].startswith("triptych decoder: NVENC does not encode here: ")
+    assert "Traceback" not in ended.stderr

@@ -8,7 +8,9 @@ from collections.abc import Callable
 import pytest
 
 from orchestrator import validation
+from orchestrator.media import CONTENT_TYPES
 from orchestrator.validation import ContractBroken, one_line
+from services.media.formats import FORMATS
 from services.options import ENGINES
 from tests.orchestrator.fake_role import hello
 from triptych_proto import control_pb2 as pb
@@ -62,10 +64,18 @@ HELLOS: list[tuple[Callable[[pb.Hello], object], str]] = [
     (lambda h: setattr(h.model, "name", "a\nb"), "Model.name"),
     (lambda h: setattr(h.model, "name", "x" * 10**6), "Model.name"),
     (lambda h: setattr(h.model, "spatial_multiple", 2**32 - 1), "Model.spatial_multiple"),
+    (lambda h: setattr(h.model, "output", "smell"), "Model.output"),
+    (lambda h: h.model.formats.append("a\nb"), "Model.formats"),
+    (lambda h: h.model.formats.extend(["mp4"] * 1000), "Model.formats"),
     (lambda h: setattr(h.model.defaults, "prompt", "x" * 10**6), "Model.defaults.prompt"),
     (lambda h: setattr(h.model.defaults, "width", 0), "Model.defaults.width"),
     (lambda h: setattr(h.model.defaults, "fps", math.nan), "Model.defaults"),
     (lambda h: setattr(h.model.defaults, "guidance_scale", math.inf), "Model.defaults"),
+    (lambda h: setattr(h.model, "output", "sculpture"), "Model.output"),
+    (lambda h: setattr(h.model, "min_images", 1), "Model.min_images"),
+    (lambda h: setattr(h.model, "max_images", 17), "Model.min_images and max_images"),
+    (lambda h: h.model.options.append("a b"), "Model.options"),
+    (lambda h: h.model.formats.extend(["mp4"] * 65), "Model.formats"),
     (lambda h: h.pools.add(name="outbox"), "pools"),
     (lambda h: h.pools.add(name="in box"), "Pool.name"),
     (lambda h: h.pools.add(name="a", bytes=2**64 - 1), "Pool.bytes"),
@@ -135,7 +145,14 @@ def test_an_event_that_breaks_the_contract(event: pb.Event, named: str) -> None:
         pb.MediaFile(name="video_1/../../x.mp4", content_type="video/mp4"),
         pb.MediaFile(name="..", content_type="video/mp4"),
         pb.MediaFile(name="", content_type="video/mp4"),
+        pb.MediaFile(name="video_1.html", content_type="video/mp4"),
+        pb.MediaFile(name="video_1.mp4.part", content_type="video/mp4"),
+        pb.MediaFile(name="video_1.x.mp4", content_type="video/mp4"),
         pb.MediaFile(name="video_1.mp4", content_type="text/html"),
+        pb.MediaFile(name="video_1.mp4", content_type="image/png"),
+        pb.MediaFile(name="video_1.png", content_type=""),
+        pb.MediaFile(name="video_1.mp4", content_type="video/mp4", audio_rate=2**32 - 1),
+        pb.MediaFile(name="video_1.mp4", content_type="video/mp4", store="s3://a\n"),
         pb.MediaFile(name="video_1.mp4", content_type="video/mp4\r\nSet-Cookie: a=b"),
         pb.MediaFile(name="video_1.mp4", content_type="video/mp4", fps=math.nan),
         pb.MediaFile(name="video_1.mp4", content_type="video/mp4", bytes=2**64 - 1),
@@ -143,6 +160,14 @@ def test_an_event_that_breaks_the_contract(event: pb.Event, named: str) -> None:
 )
 def test_a_decoder_can_only_name_files_of_its_job(file: pb.MediaFile) -> None:
     with pytest.raises(ContractBroken, match="MediaFile"):
+        told(pb.Event(done=pb.Done(task_id=MADE, file=file)), role="decoder")
+
+
+def test_every_format_is_known() -> None:
+    told_of = {format.suffix: format.content_type for format in FORMATS.values()}
+    assert told_of == CONTENT_TYPES
+    for suffix, content_type in CONTENT_TYPES.items():
+        file = pb.MediaFile(name=f"video_1-decode-e-1{suffix}", content_type=content_type, fps=8, bytes=1)
         told(pb.Event(done=pb.Done(task_id=MADE, file=file)), role="decoder")
 
 

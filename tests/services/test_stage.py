@@ -6,18 +6,23 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from services.media.mp4 import MediaError
-from services.model.base import Cancelled, Control, Decoded, Limits, Value
+from services.media.files import MediaError
+from services.media.store import LocalStore, media_path
+from services.media.video import QUEUE_CHUNKS
+from services.model.base import Cancelled, Control, Decoded, InvalidRequest, Limits, Value
 from services.model.emulated import EmulatedModel
 from services.role import Role
-from services.stage import MediaStage, TensorStage, media_path
+from services.stage import MediaStage, TensorStage
 from triptych_proto.control_pb2 import Generation, Run
 
 ROOT = Path(__file__).parents[2]
@@ -62,34 +67,39 @@ def task(task_id: str) -> Run:
 
 
 @pytest.fixture
-def stage(tmp_path: Path) -> MediaStage:
-    return MediaStage(EmulatedModel(Role.DECODER, "emulated:", Limits()), tmp_path / "videos")
+def videos(tmp_path: Path) -> Path:
+    return tmp_path / "videos"
 
 
-def files(stage: MediaStage) -> set[str]:
-    return {path.name for path in stage.directory.iterdir()}
+@pytest.fixture
+def stage(videos: Path) -> MediaStage:
+    return MediaStage(EmulatedModel(Role.DECODER, "emulated:", Limits()), LocalStore(videos))
 
 
-def test_a_file_is_claimed_until_it_is_accepted(stage: MediaStage) -> None:
+def files(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_a_file_is_claimed_until_it_is_accepted(stage: MediaStage, videos: Path) -> None:
     product = stage.run(task("job/decode/e-1"), LATENTS, Watched())
     assert product.task_id == "job/decode/e-1"
     assert product.file is not None and product.file.name == "job-decode-e-1.mp4"
-    assert product.file.bytes == media_path(stage.directory, product.file.name).stat().st_size
-    assert files(stage) == {"job-decode-e-1.mp4", "job-decode-e-1.mp4.claim"}
+    assert product.file.bytes == media_path(videos, product.file.name).stat().st_size
+    assert files(videos) == {"job-decode-e-1.mp4", "job-decode-e-1.mp4.claim"}
     for _ in range(2):
         stage.accept(product)
-        assert files(stage) == {"job-decode-e-1.mp4"}
+        assert files(videos) == {"job-decode-e-1.mp4"}
     assert stage.recover() == []
 
 
-def test_a_discarded_file_is_gone(stage: MediaStage) -> None:
+def test_a_discarded_file_is_gone(stage: MediaStage, videos: Path) -> None:
     product = stage.run(task("a"), LATENTS, Watched())
     for _ in range(2):
         stage.discard(product)
-        assert files(stage) == set()
+        assert files(videos) == set()
 
 
-def test_a_result_outlives_its_process(stage: MediaStage) -> None:
+def test_a_result_outlives_its_process(stage: MediaStage, videos: Path) -> None:
     product = stage.run(task("job/decode/e-1"), LATENTS, Watched())
     assert product.claim is not None
     assert stage.recover() == []  # not while it lives
@@ -97,11 +107,11 @@ def test_a_result_outlives_its_process(stage: MediaStage) -> None:
     (recovered,) = stage.recover()
     assert (recovered.task_id, recovered.file, recovered.values) == (product.task_id, product.file, None)
     stage.accept(recovered)
-    assert files(stage) == {"job-decode-e-1.mp4"}
+    assert files(videos) == {"job-decode-e-1.mp4"}
 
 
 @pytest.mark.parametrize("frames", [0, 1, 5, 9])
-def test_a_cancelled_task_leaves_nothing(stage: MediaStage, frames: int) -> None:
+def test_a_cancelled_task_leaves_nothing(stage: MediaStage, videos: Path, frames: int) -> None:
     """9 is past the last look at the control: that task is finished."""
     control = Watched(cancel_after=frames)
     if frames == REQUEST.num_frames:
@@ -110,41 +120,41 @@ def test_a_cancelled_task_leaves_nothing(stage: MediaStage, frames: int) -> None
         with pytest.raises(Cancelled):
             stage.run(task("a"), LATENTS, control)
     assert len(control.steps) == frames
-    assert files(stage) == set()
+    assert files(videos) == set()
 
 
 @pytest.mark.parametrize("good", [0, 1, 8])
 def test_a_failed_task_leaves_nothing(tmp_path: Path, good: int) -> None:
-    stage = MediaStage(BreaksDown(good), tmp_path)
+    stage = MediaStage(BreaksDown(good), LocalStore(tmp_path))
     with pytest.raises(ZeroDivisionError):
         stage.run(task("a"), LATENTS, Watched())
-    assert files(stage) == set()
+    assert files(tmp_path) == set()
 
 
-def test_a_request_that_no_file_can_hold_leaves_nothing(stage: MediaStage) -> None:
+def test_a_request_that_no_file_can_hold_leaves_nothing(stage: MediaStage, videos: Path) -> None:
     generation = Generation(width=32, height=32, num_frames=1, num_inference_steps=1)
     with pytest.raises(ValueError, match="fps is 0"):
         stage.run(Run(task_id="a", generation=generation), LATENTS, Watched())
-    assert files(stage) == set()
+    assert files(videos) == set()
 
 
-def test_the_next_attempt_has_a_name_of_its_own(stage: MediaStage) -> None:
+def test_the_next_attempt_has_a_name_of_its_own(stage: MediaStage, videos: Path) -> None:
     first, second = (stage.run(task(f"job/decode/e-{n}"), LATENTS, Watched()) for n in (1, 2))
     stage.discard(first)
     stage.accept(second)
-    assert files(stage) == {"job-decode-e-2.mp4"}
+    assert files(videos) == {"job-decode-e-2.mp4"}
 
 
-def test_an_accepted_file_is_not_written_over(stage: MediaStage) -> None:
+def test_an_accepted_file_is_not_written_over(stage: MediaStage, videos: Path) -> None:
     stage.accept(stage.run(task("a"), LATENTS, Watched()))
-    before = (stage.directory / "a.mp4").read_bytes()
+    before = (videos / "a.mp4").read_bytes()
     with pytest.raises(MediaError, match=r"a\.mp4: there is such a file already"):
         stage.run(task("a"), LATENTS, Watched())
-    assert files(stage) == {"a.mp4"}
-    assert (stage.directory / "a.mp4").read_bytes() == before
+    assert files(videos) == {"a.mp4"}
+    assert (videos / "a.mp4").read_bytes() == before
 
 
-def test_no_room_for_the_file(stage: MediaStage) -> None:
+def test_no_room_for_the_file(stage: MediaStage, videos: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for limit in (0, 40, 600):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
@@ -153,7 +163,7 @@ def test_no_room_for_the_file(stage: MediaStage) -> None:
                 stage.run(task("a"), LATENTS, Watched())
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        assert files(stage) == set()
+        assert files(videos) == set()
     stage.accept(stage.run(task("a"), LATENTS, Watched()))
 
 
@@ -198,3 +208,153 @@ def test_tensors_leave_nothing_outside_memory() -> None:
     stage.accept(product)
     stage.discard(product)
     assert stage.recover() == []
+
+
+# ---- formats
+
+
+@pytest.mark.parametrize(
+    ("model", "format", "name", "content_type", "rate"),
+    [
+        ("emulated:", "", "a.mp4", "video/mp4", 0),
+        ("emulated:", "webm", "a.webm", "video/webm", 0),
+        ("emulated:sound=24000", "mp4", "a.mp4", "video/mp4", 48_000),
+        ("emulated:sound=48000", "webm", "a.webm", "video/webm", 48_000),
+        ("emulated:output=image", "", "a.png", "image/png", 0),
+        ("emulated:output=image", "jpeg", "a.jpg", "image/jpeg", 0),
+        ("emulated:output=image", "webp", "a.webp", "image/webp", 0),
+    ],
+)
+def test_a_file_in_the_format_asked_for(
+    videos: Path, model: str, format: str, name: str, content_type: str, rate: int
+) -> None:
+    emulated = EmulatedModel(Role.DECODER, model, Limits())
+    stage = MediaStage(emulated, LocalStore(videos))
+    generation = Generation()
+    generation.CopyFrom(emulated.facts.defaults)
+    generation.format = format
+    product = stage.run(Run(task_id="a", generation=generation), LATENTS, Watched())
+    file = product.file
+    assert file is not None and product.claim is not None
+    assert (file.name, file.content_type, file.audio_rate) == (name, content_type, rate)
+    assert (file.width, file.height, file.num_frames) == (64, 64, generation.num_frames)
+    assert file.fps == generation.fps
+    assert files(videos) == {name, f"{name}.claim"}
+    product.claim.leave()
+    (recovered,) = stage.recover()
+    assert recovered.file == file
+    stage.accept(recovered)
+    assert files(videos) == {name}
+
+
+@pytest.mark.parametrize(
+    ("model", "fields", "problem"),
+    [
+        ("emulated:", {"format": "png"}, "format is 'png', expected one of mp4, webm"),
+        ("emulated:", {"format": "../x"}, "expected one of mp4"),
+        ("emulated:output=image", {"format": "mp4", "num_frames": 1}, "expected one of png, jpeg, webp"),
+        ("emulated:output=image", {"quality": 101, "num_frames": 1}, "quality is 101, expected at most 100"),
+        ("emulated:output=image", {"num_frames": 5}, "num_frames is 5, expected at most 1"),
+    ],
+)
+def test_a_format_that_cannot_be_is_the_requests_fault(
+    videos: Path, model: str, fields: dict[str, Any], problem: str
+) -> None:
+    stage = MediaStage(EmulatedModel(Role.DECODER, model, Limits()), LocalStore(videos))
+    generation = Generation()
+    generation.CopyFrom(REQUEST)
+    generation.MergeFrom(Generation(**fields))
+    with pytest.raises(InvalidRequest, match=problem):
+        stage.run(Run(task_id="a", generation=generation), LATENTS, Watched())
+    assert files(videos) == set()
+
+
+def test_sound_depends_on_the_latents(videos: Path) -> None:
+    model = EmulatedModel(Role.DECODER, "emulated:sound=16000", Limits())
+    tones = [
+        model.decode(REQUEST, {"latents": torch.full((16,), float(value))}, Watched()).sound
+        for value in (0, 0, 1)
+    ]
+    first, same, other = (tone.samples for tone in tones if tone is not None)
+    assert first.shape == (2, round(9 / 8 * 16_000)) and first.dtype == np.float32
+    assert np.array_equal(first, same) and not np.array_equal(first, other)
+
+
+def test_a_file_that_is_handed_over_goes_when_it_is_accepted(videos: Path) -> None:
+    model = EmulatedModel(Role.DECODER, "emulated:", Limits())
+    stage = MediaStage(model, LocalStore(videos, hand_over=True))
+    product = stage.run(task("a"), LATENTS, Watched())
+    assert product.file is not None and product.file.hand_over and product.claim is not None
+    product.claim.leave()
+    (recovered,) = MediaStage(model, LocalStore(videos)).recover()
+    assert files(videos) == {"a.mp4", "a.mp4.claim"}
+    stage.accept(recovered)
+    assert files(videos) == set()
+
+
+# ---- encoding along with decoding
+
+
+class Long(EmulatedModel):
+    """Chunks of four frames that do not compress well. ``look`` is called before each is made."""
+
+    def __init__(self, look: Callable[[int], None]) -> None:
+        super().__init__(Role.DECODER, "emulated:", Limits(max_frames=1000))
+        self._look = look
+        self.living = 0  # chunks that somebody still holds
+        self.most = 0
+
+    def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
+        return Decoded(self._chunks(generation))
+
+    def _chunks(self, generation: Generation) -> Iterator[np.ndarray]:
+        chance = np.random.default_rng(0)
+        done = 0
+        while done < generation.num_frames:
+            self._look(done)
+            count = min(4, generation.num_frames - done)
+            shape = (count, generation.height // 8, -(-generation.width // 8), 3)
+            blocks = chance.integers(0, 256, shape, np.uint8)
+            frames = blocks.repeat(8, axis=1).repeat(8, axis=2)[:, :, : generation.width].copy()
+            self.living += 1
+            self.most = max(self.most, self.living)
+            weakref.finalize(frames, self._gone)
+            done += count
+            yield frames
+            del frames
+
+    def _gone(self) -> None:
+        self.living -= 1
+
+
+@pytest.mark.parametrize("format", ["mp4", "webm"])
+def test_encoding_overlaps_decoding(videos: Path, format: str) -> None:
+    """Frames lie encoded in the file while the last ones are not even asked for. An order, not a race: past
+    two thirds of the frames the model waits until it is so.
+    """
+    part = videos / f"a.{format}.part"
+
+    def look(done: int) -> None:
+        deadline = time.monotonic() + 60
+        while done >= 56 and part.stat().st_size < 64 << 10:
+            assert time.monotonic() < deadline, f"{done} frames were decoded and none is encoded"
+            time.sleep(0.005)
+
+    stage = MediaStage(Long(look), LocalStore(videos))
+    request = Generation(width=832, height=480, num_frames=81, fps=16, num_inference_steps=1, format=format)
+    product = stage.run(Run(task_id="a", generation=request), {}, Watched())
+    assert product.file is not None and product.file.num_frames == 81
+    stage.accept(product)
+
+
+@pytest.mark.parametrize(("num_frames", "width"), [(200, 416), (200, 406)])
+def test_memory_is_bounded_by_the_chunk(videos: Path, num_frames: int, width: int) -> None:
+    """However long the video: the queue, one chunk that is encoded and one that waits to get in."""
+    model = Long(lambda done: None)
+    request = Generation(width=width, height=240, num_frames=num_frames, fps=16, num_inference_steps=1)
+    stage = MediaStage(model, LocalStore(videos))
+    product = stage.run(Run(task_id="a", generation=request), {}, Watched())
+    stage.accept(product)
+    assert product.file is not None and product.file.num_frames == num_frames
+    assert model.most <= QUEUE_CHUNKS + 3
+    assert model.living == 0

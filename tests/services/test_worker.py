@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from services.media.mp4 import MediaError
+from services.media.files import MediaError
+from services.media.formats import FORMATS, file_name
+from services.media.store import media_path
 from services.model.base import Control, InvalidRequest, Value
 from services.session import Session
-from services.stage import Product, file_name, media_path
+from services.stage import Product
 from services.task import WorkerLimits
 from services.wire import endpoint_messages, slot_message
 from services.worker import Worker
@@ -311,7 +313,9 @@ async def test_all_slots_come_back_after_any_mix(bench: Bench) -> None:
 
 
 def test_file_names_cannot_leave_the_directory() -> None:
-    assert media_path(Path("/d"), file_name("video_1/decode/e-1")) == Path("/d/video_1-decode-e-1.mp4")
+    assert media_path(Path("/d"), file_name("video_1/decode/e-1", FORMATS["mp4"])) == Path(
+        "/d/video_1-decode-e-1.mp4"
+    )
     for name in ("../x.mp4", "/etc/passwd", "a/b.mp4", "x", ".mp4", ""):
         with pytest.raises(ValueError, match="not the name"):
             media_path(Path("/d"), name)

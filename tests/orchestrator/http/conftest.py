@@ -1,8 +1,8 @@
-"""A server of the HTTP API on a real socket, over jobs in memory."""
+"""A server of the HTTP API on a real socket, over jobs in memory. Its replies are as the document says."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ from aiohttp import test_utils
 
 from orchestrator.http.app import create_app
 from orchestrator.http.options import HttpOptions
+from tests.orchestrator.http.conformance import Conformance
 from tests.orchestrator.http.service import MemoryService
 
 
@@ -24,8 +25,19 @@ def options() -> HttpOptions:
 
 
 @pytest.fixture
-async def api(service: MemoryService, options: HttpOptions) -> AsyncIterator[test_utils.TestClient]:
-    client = test_utils.TestClient(test_utils.TestServer(create_app(service, options)))
+def conformance() -> Iterator[Conformance]:
+    """Fails the test for a reply that is not as the document says."""
+    conformance = Conformance()
+    yield conformance
+    assert conformance.problems == []
+
+
+@pytest.fixture
+async def api(
+    service: MemoryService, options: HttpOptions, conformance: Conformance
+) -> AsyncIterator[test_utils.TestClient]:
+    app = conformance.watch(create_app(service, options))
+    client = test_utils.TestClient(test_utils.TestServer(app))
     await client.start_server()
     yield client
     await client.close()

@@ -86,7 +86,8 @@ async def test_without_a_key(
 
 async def test_every_route_needs_a_key_unless_named_here(api: test_utils.TestClient) -> None:
     assert api.app is not None
-    open_to_all = {("GET", path) for path in ("/health", "/livez", "/readyz", "/metrics")}
+    probes = ("/health", "/livez", "/readyz", "/metrics")
+    open_to_all = {("GET", path) for path in (*probes, "/openapi.json", "/docs")}
     operators = {("POST", "/v1/peers"), ("POST", "/v1/peers/drain")}
     routes = {(route.method, route.resource) for route in api.app.router.routes() if route.resource}
     for method, resource in routes:

@@ -82,6 +82,16 @@ async def test_a_range_of_something_else(api: test_utils.TestClient, service: Me
     assert (response.status, await response.read()) == (200, DATA)
 
 
+async def test_a_range_outside_the_file_is_an_error_whatever_else_is_said(
+    api: test_utils.TestClient, job: Job
+) -> None:
+    tag = (await api.head(f"/v1/videos/{job.id}/content")).headers["ETag"]
+    headers = {"If-Range": tag, "Range": f"bytes={len(DATA)}-"}
+    response = await api.get(f"/v1/videos/{job.id}/content", headers=headers)
+    assert (response.status, response.headers["Content-Range"]) == (416, f"bytes */{len(DATA)}")
+    assert (await response.json())["error"]["code"] == "range_not_satisfiable"
+
+
 async def test_a_connection_serves_again(api: test_utils.TestClient, job: Job) -> None:
     for _ in range(3):
         async with api.get(f"/v1/videos/{job.id}/content") as response:
@@ -139,7 +149,7 @@ async def test_a_decoder_that_dies(api: test_utils.TestClient, service: MemorySe
     service.complete(job, DATA)
     service.break_after = 0
     response = await api.get(f"/v1/videos/{job.id}/content")
-    assert (response.status, (await response.json())["error"]["code"]) == (503, "content_unavailable")
+    assert (response.status, (await response.json())["error"]["code"]) == (503, "file_unavailable")
     service.break_after = 2000
     with pytest.raises((aiohttp.ClientError, ConnectionError)):  # never a short file that looks whole
         await (await api.get(f"/v1/videos/{job.id}/content")).read()

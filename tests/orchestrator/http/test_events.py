@@ -19,6 +19,7 @@ from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Job, Pace, Status
 from orchestrator.watchers import Watchers
 from tests.cluster import Cluster, until
+from tests.orchestrator.http.conformance import Conformance, event_problems
 from tests.orchestrator.http.service import MemoryService
 
 Event = dict[str, Any]
@@ -35,6 +36,7 @@ async def read(response: aiohttp.ClientResponse) -> AsyncIterator[Event]:
         elif text:
             event[name] = json.loads(value) if name == "data" else value
         elif "data" in event:
+            assert event_problems(event["event"], event["data"]) == []
             yield event
             event = {}
 
@@ -161,7 +163,7 @@ async def test_too_many_streams(
     (await open_stream(api, job)).close()
 
 
-@pytest.mark.parametrize("options", [HttpOptions(event_timeout=0.2)])
+@pytest.mark.parametrize("options", [HttpOptions(send_timeout=0.2)])
 async def test_a_client_that_does_not_read_is_cut_off(
     api: test_utils.TestClient, service: MemoryService, options: HttpOptions
 ) -> None:
@@ -208,9 +210,9 @@ async def test_watchers_are_told_of_their_job_only() -> None:
     assert len(watchers) == 0
 
 
-async def test_with_roles(tmp_path: Path) -> None:
+async def test_with_roles(tmp_path: Path, conformance: Conformance) -> None:
     async with Cluster(tmp_path) as cluster:
-        app = create_app(cluster.orchestrator, HttpOptions())
+        app = conformance.watch(create_app(cluster.orchestrator, HttpOptions()))
         async with test_utils.TestClient(test_utils.TestServer(app)) as api:
             job = await cluster.submit("a prompt", num_inference_steps=8)
             events = [event async for event in read(await open_stream(api, job))]

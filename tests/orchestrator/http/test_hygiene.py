@@ -23,7 +23,8 @@ BIG = 32 << 20  # more than sockets hold
 
 
 PATIENT = HttpOptions(max_body_bytes=1 << 20)
-SHORT = HttpOptions(max_body_bytes=1 << 20, body_timeout=0.5, download_timeout=0.5, linger_seconds=0.2)
+SHORT = HttpOptions(max_body_bytes=1 << 20, body_timeout=0.5, download_timeout=0.5, linger_timeout=0.2)
+SHORT_SENDS = HttpOptions(send_timeout=0.5)
 SHORT_HEADERS = HttpOptions(header_timeout=1.0)
 LEAVE = pytest.mark.parametrize(("options", "leave"), [(PATIENT, "reset"), (SHORT, "hang")])
 
@@ -143,6 +144,22 @@ async def test_half_a_download(
         await opened(runner, 0)
     for client in clients:
         reset(client)
+    await traces.gone()
+
+
+@pytest.mark.parametrize("options", [SHORT_SENDS])
+async def test_answers_that_nobody_reads(runner: web.AppRunner, service: MemoryService) -> None:
+    for _ in range(100):
+        service.complete(service.add())
+    traces = Traces(runner)
+    clients = [connect(runner) for _ in range(CLIENTS)]
+    loop = asyncio.get_running_loop()
+    for client in clients:
+        await loop.sock_sendall(client, b"GET /v1/videos?limit=100 HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+    await opened(runner, CLIENTS)
+    await opened(runner, 0)  # although the clients are still there
+    for client in clients:
+        client.close()
     await traces.gone()
 
 

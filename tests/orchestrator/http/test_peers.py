@@ -9,6 +9,7 @@ from aiohttp import test_utils, web
 
 from orchestrator.http.app import create_app
 from orchestrator.http.options import HttpOptions
+from tests.orchestrator.http.conformance import Conformance
 from tests.orchestrator.http.service import MemoryService
 from transfer.urls import EndpointURL
 
@@ -121,8 +122,8 @@ async def from_elsewhere(request: web.Request, handler: Any) -> web.StreamRespon
 
 
 @pytest.fixture
-async def api_from(service: MemoryService, options: HttpOptions) -> Any:
-    app = create_app(service, options)
+async def api_from(service: MemoryService, options: HttpOptions, conformance: Conformance) -> Any:
+    app = conformance.watch(create_app(service, options))
     app.middlewares.append(from_elsewhere)
     async with test_utils.TestClient(test_utils.TestServer(app)) as client:
         yield client

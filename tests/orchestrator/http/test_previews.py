@@ -17,8 +17,9 @@ from orchestrator import pictures, previews
 from orchestrator.http.app import create_app
 from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Job
-from services.media.mp4 import Mp4Writer
+from services.media.video import VideoWriter
 from tests.cluster import Cluster
+from tests.orchestrator.http.conformance import Conformance
 from tests.orchestrator.http.service import MemoryService
 
 FRAMES = 9
@@ -31,7 +32,7 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
     frames = np.zeros((FRAMES, 60, 800, 3), np.uint8)
     for frame, colour in zip(frames, COLOURS, strict=True):
         frame[:] = colour
-    with Mp4Writer(path, 800, 60, 8.0) as writer:
+    with VideoWriter(path, 800, 60, 8.0) as writer:
         writer.write(frames)
         writer.finish()
     return path
@@ -94,7 +95,7 @@ async def test_it_is_made_once(
 ) -> None:
     calls: list[str] = []
     render = pictures.render
-    monkeypatch.setattr(pictures, "render", lambda *args: calls.append(args[1]) or render(*args))
+    monkeypatch.setattr(pictures, "render", lambda *args: calls.append(args[2]) or render(*args))
     replies = await asyncio.gather(*(api.get(url(job, "thumbnail")) for _ in range(8)))
     assert len({await reply.read() for reply in replies}) == 1
     assert (await api.get(url(job, "thumbnail"))).status == 200
@@ -179,7 +180,7 @@ async def test_a_decoder_that_is_away(
     service.complete(job, video.read_bytes())
     service.break_after = 0
     response = await api.get(url(job, "thumbnail"))
-    assert (response.status, (await response.json())["error"]["code"]) == (503, "content_unavailable")
+    assert (response.status, (await response.json())["error"]["code"]) == (503, "file_unavailable")
     service.break_after = 1000
     response = await api.get(url(job, "thumbnail"))
     assert (response.status, (await response.json())["error"]["code"]) == (503, "no_preview")
@@ -196,12 +197,68 @@ async def test_a_folder_that_cannot_be_written(api: test_utils.TestClient, servi
     assert (response.status, (await response.json())["error"]["code"]) == (503, "no_preview")
 
 
-async def test_with_a_real_orchestrator(tmp_path: Path) -> None:
+@pytest.mark.parametrize("away", [False, True])
+@pytest.mark.parametrize(
+    ("model", "format", "content_type", "suffix"),
+    [
+        ("emulated:sound=24000", "webm", "video/webm", "webm"),
+        ("emulated:output=image", "", "image/png", "png"),
+        ("emulated:output=image", "jpeg", "image/jpeg", "jpg"),
+        ("emulated:output=image", "webp", "image/webp", "webp"),
+    ],
+)
+async def test_other_formats_from_a_real_decoder(
+    tmp_path: Path, model: str, format: str, content_type: str, suffix: str, away: bool
+) -> None:
+    cluster = Cluster(tmp_path, output_dir=tmp_path / ("elsewhere" if away else "videos"))
+    for instance in cluster.roles:
+        instance.model = model
+    async with cluster:
+        app = create_app(cluster.orchestrator, HttpOptions())
+        async with test_utils.TestClient(test_utils.TestServer(app)) as api:
+            job = await cluster.submit("p", format=format, width=640)
+            assert await cluster.orchestrator.finished(job.id) is job
+            response = await api.get(f"/v1/videos/{job.id}/content")
+            assert (response.status, response.headers["Content-Type"]) == (200, content_type)
+            assert response.headers["Content-Disposition"] == f'attachment; filename="{job.id}.{suffix}"'
+            (file,) = (tmp_path / "videos").glob(f"*.{suffix}")
+            assert await response.read() == file.read_bytes()
+            images = []
+            for variant, kind, size in (("thumbnail", "WEBP", (512, 51)), ("spritesheet", "JPEG", None)):
+                response = await api.get(url(job, variant))
+                image = Image.open(io.BytesIO(await response.read()))
+                assert image.format == kind
+                assert size is None or image.size == size
+                images.append(image.convert("RGB"))
+            if content_type.startswith("image/"):  # one cell
+                assert images[1].size == (256, 26)
+                original = Image.open(file).convert("RGB").getpixel((320, 32))
+                for image in images:
+                    found = image.getpixel((100, 10))
+                    assert isinstance(found, tuple) and isinstance(original, tuple)
+                    assert all(abs(a - b) < 8 for a, b in zip(found, original, strict=True))
+            else:
+                assert images[1].size == (3 * 256, 2 * 26)
+        await cluster.slots_back()
+
+
+@pytest.mark.parametrize("content_type", ["image/png", "image/jpeg", "image/webp", "video/webm", "audio/aac"])
+async def test_a_file_that_is_not_what_it_says(
+    api: test_utils.TestClient, job: Job, content_type: str
+) -> None:
+    assert job.file is not None
+    job.file.content_type = content_type
+    for variant in previews.VARIANTS:
+        response = await api.get(url(job, variant))
+        assert (response.status, (await response.json())["error"]["code"]) == (422, "no_preview")
+
+
+async def test_with_a_real_orchestrator(tmp_path: Path, conformance: Conformance) -> None:
     folder = tmp_path / "previews"
     async with Cluster(tmp_path, output_dir=tmp_path / "elsewhere") as cluster:  # over the decoder's stream
         folder.mkdir()
         (folder / "video_of_an_earlier_life.thumbnail.webp").write_bytes(b"x")
-        app = create_app(cluster.orchestrator, HttpOptions())
+        app = conformance.watch(create_app(cluster.orchestrator, HttpOptions()))
         async with test_utils.TestClient(test_utils.TestServer(app)) as api:
             job = await cluster.submit("p")
             assert await cluster.orchestrator.finished(job.id) is job

@@ -132,10 +132,20 @@ def test_strings_are_coerced_by_the_type_of_the_field() -> None:
     assert (text.num_inference_steps, text.guidance_scale) == (7, 7.5)
 
 
+def test_a_whole_number_with_a_point() -> None:
+    assert VIDEO.parse({"seed": 4.0, "priority": -10.0}).values == {"seed": 4, "priority": -10}
+
+
+@pytest.mark.parametrize("value", ["", False, "false", "False", None])
+def test_a_field_of_other_servers_that_asks_for_nothing(value: object) -> None:
+    assert VIDEO.parse({"enable_teacache": value}).values == {}
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
         ("seed", True),
+        ("seed", 2.0**53),
         ("seed", -1),
         ("seed", 2**64),
         ("seed", 1.5),
@@ -181,6 +191,54 @@ def test_a_bad_value_is_refused_naming_its_field(name: str, value: object) -> No
     error = refuse(**{"prompt": "a", name: value})
     assert (error.status, error.param) == (400, name)
     assert name in error.message
+
+
+OPTIONS = {
+    "guidance_scale_2": 3.5,
+    "true_cfg_scale": 4.0,
+    "flow_shift": 5.0,
+    "max_sequence_length": 256,
+    "strength": 0.25,
+}
+
+
+def test_options_that_a_model_has() -> None:
+    model = Model()
+    model.CopyFrom(MODEL)
+    model.MergeFrom(Model(options=list(OPTIONS), max_images=1))
+    for options in (OPTIONS, {name: str(value) for name, value in OPTIONS.items()}):
+        given = VIDEO.parse({"prompt": "a", **options})
+        values = {**given.values, "input_reference": (b"image",)}
+        made = parse_request(values, [model], max_prompt_chars=100, max_timeout=60.0)
+        assert made.references == (b"image",)
+        assert {name: getattr(made.generation, name) for name in OPTIONS} == OPTIONS
+        assert all(made.generation.HasField(name) for name in OPTIONS)  # type: ignore[arg-type]
+    made = parse_request({"prompt": "a"}, [model], max_prompt_chars=100, max_timeout=60.0)
+    assert not any(made.generation.HasField(name) for name in OPTIONS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_options_that_it_has_not(name: str) -> None:
+    error = refuse(prompt="a", **{name: OPTIONS[name]})
+    assert (error.status, error.param, error.code) == (400, name, "unsupported_field")
+    assert f"model {MODEL.name} has no such option" in error.message
+    for value in ("much", -1, 10**6, [1]):
+        assert refuse(prompt="a", **{name: value}).code == "invalid_value"
+
+
+def test_the_format_of_the_file() -> None:
+    assert parse(prompt="a").format == ""
+    assert "there is one format" in refuse(prompt="a", output_format="webm").message
+    model = Model()
+    model.CopyFrom(MODEL)
+    model.formats[:] = ["mp4", "webm"]
+    values = VIDEO.parse({"prompt": "a", "output_format": "webm"}).values
+    made = parse_request(values, [model], max_prompt_chars=100, max_timeout=60.0)
+    assert (made.generation.format, made.generation.quality) == ("webm", 0)
+    with pytest.raises(ApiError, match="expected one of mp4, webm"):
+        parse_request({**values, "output_format": "png"}, [model], max_prompt_chars=100, max_timeout=60.0)
+    error = refuse(prompt="a", output_compression=50)
+    assert (error.param, error.code) == ("output_compression", "unsupported_field")
 
 
 @pytest.mark.parametrize("name", sorted(VIDEO.unsupported))

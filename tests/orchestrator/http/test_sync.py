@@ -11,11 +11,12 @@ import aiohttp
 import pytest
 from aiohttp import test_utils, web
 
-from orchestrator.http import sync
+from orchestrator.http import waiting
 from orchestrator.http.app import create_app, create_runner
 from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Job
 from tests.cluster import Cluster
+from tests.orchestrator.http.conformance import Conformance
 from tests.orchestrator.http.service import MemoryService
 
 URL = "/v1/videos/sync"
@@ -76,7 +77,8 @@ async def test_a_bad_request_is_refused_at_once(api: test_utils.TestClient, serv
     response = await api.post(URL, json={"prompt": "a", "size": "1x1"})
     assert (response.status, (await response.json())["error"]["param"]) == (400, "size")
     assert not service.table
-    assert (await api.get(URL)).status == 404
+    response = await api.get(URL)
+    assert (response.status, response.headers["Allow"]) == (405, "POST")
 
 
 @pytest.fixture
@@ -136,14 +138,14 @@ async def test_the_job_has_no_more_time_than_the_server_waits(
 async def test_a_job_that_nobody_ends(
     api: test_utils.TestClient, options: HttpOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(waiting, "GRACE_SECONDS", 0.1)
     response = await api.post(URL, json={"prompt": "a"})
     assert (response.status, (await response.json())["error"]["code"]) == (504, "timeout")
 
 
-async def test_with_a_real_orchestrator(tmp_path: Path) -> None:
+async def test_with_a_real_orchestrator(tmp_path: Path, conformance: Conformance) -> None:
     async with Cluster(tmp_path) as cluster:
-        app = create_app(cluster.orchestrator, HttpOptions())
+        app = conformance.watch(create_app(cluster.orchestrator, HttpOptions()))
         async with test_utils.TestClient(test_utils.TestServer(app)) as api:
             response = await api.post(URL, json={"prompt": "a"})
             data = await response.read()

@@ -14,14 +14,16 @@ from pathlib import Path
 import numpy as np
 
 from services.media.claims import Claim, recover
-from services.media.mp4 import Mp4Writer, part_path
+from services.media.encoders import x264
+from services.media.files import part_path
+from services.media.video import VideoWriter
 from triptych_proto.control_pb2 import MediaFile
 
 
-def start(directory: Path, name: str) -> tuple[Claim, Mp4Writer]:
+def start(directory: Path, name: str) -> tuple[Claim, VideoWriter]:
     """Enough frames are on their way for some to lie on the disk."""
     claim = Claim.open(directory / f"{name}.mp4", f"task/{name}")
-    writer = Mp4Writer(claim.path, 64, 64, 8, preset="ultrafast")
+    writer = VideoWriter(claim.path, 64, 64, 8, encoder=x264(preset="ultrafast"))
     writer.write(np.random.default_rng(0).integers(0, 256, (60, 64, 64, 3), np.uint8))
     return claim, writer
 

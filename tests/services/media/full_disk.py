@@ -16,10 +16,11 @@ from typing import Any
 import av
 import numpy as np
 
-from services.media.mp4 import MediaError
+from services.media.files import MediaError
+from services.media.store import LocalStore
 from services.model.base import Control, Decoded, Value
 from services.stage import MediaStage
-from triptych_proto.control_pb2 import Generation, Run
+from triptych_proto.control_pb2 import Generation, Model, Run
 
 PAGE = 4096
 PAGES = 24
@@ -29,6 +30,8 @@ REQUEST = Generation(width=64, height=64, num_frames=12, fps=8)
 
 class Noise:
     """A model whose videos take some pages."""
+
+    facts = Model()
 
     def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
         return Decoded(self._frames(generation))
@@ -45,14 +48,14 @@ class Unwatched:
     def progress(self, step: int, total: int) -> None: ...
 
 
-def attempt(stage: Any, task_id: str) -> dict[str, object]:
+def attempt(stage: Any, directory: Path, task_id: str) -> dict[str, object]:
     """Sizes are in pages. An accepted video is decoded, then removed."""
     try:
         product = stage.run(Run(task_id=task_id, generation=REQUEST), {}, Unwatched())
     except MediaError as error:
-        return {"error": str(error), "left": sorted(path.name for path in stage.directory.glob("*.mp4*"))}
+        return {"error": str(error), "left": sorted(path.name for path in directory.glob("*.mp4*"))}
     stage.accept(product)
-    path = stage.directory / product.file.name
+    path = directory / product.file.name
     with av.open(str(path)) as container:
         frames = sum(1 for _ in container.decode(video=0))
     path.unlink()
@@ -63,18 +66,18 @@ def main() -> None:
     directory = Path(sys.argv[1])
     size = f"size={PAGES * PAGE},nr_inodes={FILES}"
     subprocess.run(["mount", "-t", "tmpfs", "-o", size, "none", str(directory)], check=True)
-    stage: Any = MediaStage(Noise(), directory)  # type: ignore[arg-type]
+    stage: Any = MediaStage(Noise(), LocalStore(directory))  # type: ignore[arg-type]
     ballast = directory / "ballast"
     by_pages = {}
     for free in range(PAGES + 1):
         ballast.write_bytes(bytes((PAGES - free) * PAGE))
-        by_pages[free] = attempt(stage, f"pages-{free}")
+        by_pages[free] = attempt(stage, directory, f"pages-{free}")
     ballast.unlink()
     by_files = {}
     while (free := os.statvfs(directory).f_ffree) > 0:
         (directory / f"ballast-{free}").touch()
         free = os.statvfs(directory).f_ffree
-        by_files[free] = attempt(stage, f"files-{free}")
+        by_files[free] = attempt(stage, directory, f"files-{free}")
     print(json.dumps({"by_pages": by_pages, "by_files": by_files}))
 
 

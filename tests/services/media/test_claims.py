@@ -15,7 +15,7 @@ import pytest
 
 from services.media import claims
 from services.media.claims import Claim, claim_path, recover
-from services.media.mp4 import MediaError, part_path
+from services.media.files import MediaError, part_path
 from triptych_proto.control_pb2 import MediaFile
 
 

@@ -111,7 +111,7 @@ CASES: Mapping[str, FamilyCases] = {
             Case("without guidance", {**WAN, "guidance_scale": 1.0}),
             Case("flow shift", {**WAN, "flow_shift": 7.0}, schedule={"flow_shift": 7.0}),
             Case("short text", {**WAN, "max_sequence_length": 4}, inputs={"max_sequence_length": 4}),
-            Case("image", {"num_frames": 9}, image=PICTURE),
+            Case("image", WAN, image=PICTURE),
         ),
         modular=False,
     ),

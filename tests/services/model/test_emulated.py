@@ -10,8 +10,8 @@ from services.model.emulated import Emulation
 
 def test_options_are_taken_from_the_models_name() -> None:
     assert Emulation.parse("emulated:") == Emulation()
-    given = Emulation.parse("emulated:encode=0.5,latents=8388608,fatal=denoise")
-    assert given == Emulation(encode=0.5, latents=8388608, fatal="denoise")
+    given = Emulation.parse("emulated:encode=0.5,latents=8388608,fatal=denoise,grain=1")
+    assert given == Emulation(encode=0.5, latents=8388608, fatal="denoise", grain=1)
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,9 @@ def test_the_file_has_the_size_of_the_frames(tmp_path: Path) -> None:
     assert encoded["width"] == 32 and "height" not in encoded  # it is as in the request
     latents = roles.denoiser.run(request, encoded, Recorder())
     run = Run(task_id="a", generation=request)
-    product = MediaStage(roles.decoder, tmp_path / "videos").run(run, latents, Recorder())
+    stage = MediaStage(roles.decoder, tmp_path / "videos")
+    product = stage.run(run, latents, Recorder())
+    stage.accept(product)
     assert product.file is not None
     assert (product.file.width, product.file.height, product.file.num_frames) == (32, 64, 5)
     assert torch.is_tensor(latents["latents"]) and latents["latents"].shape[-2:] == (8, 4)

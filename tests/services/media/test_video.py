@@ -13,7 +13,10 @@ import av
 import numpy as np
 import pytest
 
-from services.media.mp4 import MediaError, MediaFacts, Mp4Writer
+from services.media.encoders import x264
+from services.media.files import MediaError
+from services.media.video import VideoWriter
+from services.media.writer import MediaFacts
 
 
 def picture(num_frames: int, height: int, width: int) -> np.ndarray:
@@ -26,7 +29,7 @@ def picture(num_frames: int, height: int, width: int) -> np.ndarray:
 
 def written(path: Path, frames: np.ndarray, fps: float = 8.0, **options: Any) -> MediaFacts:
     _, height, width, _ = frames.shape
-    writer = Mp4Writer(path, width, height, fps, **options)
+    writer = VideoWriter(path, width, height, fps, **options)
     for start in range(0, len(frames), 4):
         writer.write(frames[start : start + 4])
     return writer.finish()
@@ -46,7 +49,7 @@ def boxes(path: Path) -> list[bytes]:
 def test_what_a_player_finds(tmp_path: Path, width: int, height: int, num_frames: int) -> None:
     path = tmp_path / "video.mp4"
     frames = picture(num_frames, height, width)
-    facts = written(path, frames, crf=1)
+    facts = written(path, frames, encoder=x264(crf=1))
     even = (width + width % 2, height + height % 2)
     assert facts == MediaFacts(path.stat().st_size, *even, num_frames, 8.0)
     assert [file.name for file in tmp_path.iterdir()] == ["video.mp4"]
@@ -92,10 +95,10 @@ def test_equal_frames_equal_bytes(tmp_path: Path) -> None:
 
 def test_quality_and_speed_are_options(tmp_path: Path) -> None:
     frames = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8)
-    sizes = {crf: written(tmp_path / f"{crf}.mp4", frames, crf=crf).bytes for crf in (10, 40)}
+    sizes = {crf: written(tmp_path / f"{crf}.mp4", frames, encoder=x264(crf)).bytes for crf in (10, 40)}
     assert sizes[40] < sizes[10]
-    written(tmp_path / "slow.mp4", frames, preset="slow")
-    written(tmp_path / "fast.mp4", frames, preset="ultrafast")
+    written(tmp_path / "slow.mp4", frames, encoder=x264(preset="slow"))
+    written(tmp_path / "fast.mp4", frames, encoder=x264(preset="ultrafast"))
     assert (tmp_path / "slow.mp4").read_bytes() != (tmp_path / "fast.mp4").read_bytes()
 
 
@@ -107,7 +110,7 @@ def test_a_colon_in_the_name_is_no_protocol(tmp_path: Path) -> None:
 def test_an_older_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "video.mp4"
     path.write_bytes(b"old")
-    writer = Mp4Writer(path, 32, 32, 8)
+    writer = VideoWriter(path, 32, 32, 8)
     writer.write(picture(9, 32, 32))
     assert path.read_bytes() == b"old"
     writer.finish()
@@ -117,7 +120,7 @@ def test_an_older_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("num_frames", [0, 1, 40])
 def test_abort_leaves_nothing(tmp_path: Path, num_frames: int) -> None:
-    with Mp4Writer(tmp_path / "video.mp4", 32, 32, 8) as writer:
+    with VideoWriter(tmp_path / "video.mp4", 32, 32, 8) as writer:
         writer.write(picture(40, 32, 32)[:num_frames])
     writer.abort()
     assert list(tmp_path.iterdir()) == []
@@ -125,7 +128,7 @@ def test_abort_leaves_nothing(tmp_path: Path, num_frames: int) -> None:
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=str(tmp_path / "nowhere" / "video.mp4")):
-        Mp4Writer(tmp_path / "nowhere" / "video.mp4", 32, 32, 8)
+        VideoWriter(tmp_path / "nowhere" / "video.mp4", 32, 32, 8)
 
 
 def test_a_file_that_cannot_take_its_name_leaves_nothing(tmp_path: Path) -> None:
@@ -138,7 +141,7 @@ def test_a_file_that_cannot_take_its_name_leaves_nothing(tmp_path: Path) -> None
 
 def test_no_frames_no_file(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match=r"video\.mp4: no frames"):
-        Mp4Writer(tmp_path / "video.mp4", 32, 32, 8).finish()
+        VideoWriter(tmp_path / "video.mp4", 32, 32, 8).finish()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -153,7 +156,7 @@ def test_a_full_disk_is_reported_and_leaves_nothing(tmp_path: Path, limit: int) 
 
 
 def fill(path: Path, frames: np.ndarray) -> None:
-    with Mp4Writer(path, 320, 240, 8) as writer:
+    with VideoWriter(path, 320, 240, 8) as writer:
         for _ in range(4):
             writer.write(frames)
         writer.finish()
@@ -173,7 +176,7 @@ def largest_file(limit: int) -> Iterator[None]:
     "frames", [np.zeros((1, 32, 34, 3), np.uint8), np.zeros((1, 32, 32, 3)), np.zeros((32, 32, 3), np.uint8)]
 )
 def test_frames_of_another_kind_are_refused(tmp_path: Path, frames: np.ndarray) -> None:
-    writer = Mp4Writer(tmp_path / "video.mp4", 32, 32, 8)
+    writer = VideoWriter(tmp_path / "video.mp4", 32, 32, 8)
     with pytest.raises(ValueError, match=r"expected uint8 \(n, 32, 32, 3\)"):
         writer.write(frames)
     writer.abort()
@@ -181,5 +184,5 @@ def test_frames_of_another_kind_are_refused(tmp_path: Path, frames: np.ndarray) 
 
 def test_a_rate_of_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="fps is 0"):
-        Mp4Writer(tmp_path / "video.mp4", 32, 32, 0)
+        VideoWriter(tmp_path / "video.mp4", 32, 32, 0)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,70 @@
+"""Where media files go: the one place to change for a store that is no folder of this host."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from services.media.claims import Claim, recover
+from services.media.formats import Format, file_name, is_file_name
+from triptych_proto.control_pb2 import MediaFile
+
+
+class Store(Protocol):
+    """Takes a decoder's files. ``accept`` and ``discard`` are quick, never raise, can be repeated."""
+
+    def claim(self, task_id: str, format: Format) -> Claim:
+        """Makes room: the file is to be written at the claim's ``path``. MediaError when it cannot."""
+        ...
+
+    def keep(self, claim: Claim, file: MediaFile) -> MediaFile:
+        """The file lies whole at the claim's ``path``: brings it where it belongs and records the result,
+        with what was added to ``file``. From then on it outlives this process. Raises MediaError.
+        """
+        ...
+
+    def accept(self, claim: Claim) -> None:
+        """The result is recorded elsewhere."""
+
+    def discard(self, claim: Claim) -> None:
+        """Nobody wants the file, whole or in part."""
+
+    def recover(self) -> list[Claim]:
+        """Results of dead processes. Reads the disk; before any work."""
+        ...
+
+
+class LocalStore:
+    """A folder: files stay in it, or, with ``hand_over``, until an orchestrator has copied them."""
+
+    def __init__(self, directory: Path, hand_over: bool = False) -> None:
+        self.directory = directory
+        self._hand_over = hand_over
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def claim(self, task_id: str, format: Format) -> Claim:
+        return Claim.open(media_path(self.directory, file_name(task_id, format)), task_id)
+
+    def keep(self, claim: Claim, file: MediaFile) -> MediaFile:
+        file.hand_over = self._hand_over
+        claim.finish(file)
+        return file
+
+    def accept(self, claim: Claim) -> None:
+        if claim.file is not None and claim.file.hand_over:
+            claim.discard()  # the orchestrator has the bytes
+        else:
+            claim.accept()
+
+    def discard(self, claim: Claim) -> None:
+        claim.discard()
+
+    def recover(self) -> list[Claim]:
+        return recover(self.directory)
+
+
+def media_path(directory: Path, name: str) -> Path:
+    """The file ``name`` in ``directory``; ValueError if it is not a plain name."""
+    if not is_file_name(name):
+        raise ValueError(f"{name[:64]!r} is not the name of a media file")
+    return directory / name
