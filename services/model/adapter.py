@@ -19,9 +19,10 @@ from services.model.request import (
     check_images,
     check_request,
     check_side,
+    check_steps,
     check_tokens,
 )
-from services.model.schedule import fresh_scheduler
+from services.model.schedule import fresh_scheduler, least_steps
 from services.model.sizes import Sizes
 from services.model.split import ROLES, cut_after, split
 from services.model.steps import StepHook
@@ -139,6 +140,8 @@ class ModularRole:
 
     def _open(self, generation: Generation, inputs: Mapping[str, Value], images: Sequence[Image] = ()) -> Any:
         check_request(self.facts, generation)
+        if self._scheduler is not None:
+            check_steps(generation, least_steps(self._scheduler.config))
         check_side(generation, self._family.least_side)
         check_tokens(generation, self._tokens, self._family.tokens_multiple(self.pipeline))
         if self._role is Role.ENCODER:

@@ -53,6 +53,14 @@ def check_request(facts: Model, generation: Generation) -> None:
     _check_options(facts, generation)
 
 
+def check_steps(generation: Generation, least: int) -> None:
+    """InvalidRequest for fewer steps than the schedule can have."""
+    if generation.num_inference_steps < least:
+        raise InvalidRequest(
+            f"num_inference_steps is {generation.num_inference_steps}, expected at least {least}"
+        )
+
+
 def check_side(generation: Generation, least: int) -> None:
     """InvalidRequest for an output that is too narrow for the family."""
     for name, value in (("width", generation.width), ("height", generation.height)):

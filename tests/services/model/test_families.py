@@ -28,7 +28,7 @@ from tests.services.model.cases import Case
 from tests.services.model.fused import Fused, FusedStandard, Recording
 from tests.services.model.stage_process import load
 from tests.services.model.support import OPTIONS, generation
-from transfer.manifest import Value
+from transfer.manifest import Value, pack
 from triptych_proto.control_pb2 import Generation
 
 ROOT = Path(__file__).parents[3]
@@ -209,6 +209,22 @@ def test_each_change_of_a_request_shows(directories: dict[Any, Path], family: st
     base, *changed = (split_of(directories, family, case.name).frames for case in CASES[family].all)
     for case, frames in zip(CASES[family].changes, changed, strict=True):
         assert not np.array_equal(frames, base), case.name
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_what_crosses_stays_within_its_bound(
+    directories: dict[Any, Path], folders: dict[str, Path], family: str
+) -> None:
+    encoder, denoiser, decoder = (open_model(role, str(folders[family]), **OPTIONS) for role in Role)
+    for case in CASES[family].all:
+        split, request = split_of(directories, family, case.name), request_of(case)
+        for sender, receiver, values in (
+            (encoder, denoiser, split.encoded),
+            (denoiser, decoder, split.denoised),
+        ):
+            bound = sender.output_bytes(request)
+            assert pack(values).nbytes <= bound <= sender.largest_output_bytes(), case.name
+            assert bound <= receiver.largest_input_bytes(), case.name
 
 
 @pytest.mark.parametrize("family", CASES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import torch
 from PIL import Image
 
 from deploy.tiny import hunyuan
+from services.model import open_model
+from services.role import Role
 from tests.services.model.fused import Fused
-from tests.services.model.support import Recorder, Roles, generation, to_pixels
+from tests.services.model.support import OPTIONS, Recorder, Roles, generation, to_pixels
 
 
 @pytest.fixture(scope="module")
@@ -55,3 +59,17 @@ def test_diffusers_blocks_still_need_it(folder: Path, image: Image.Image) -> Non
     recording = fused.run(generation(num_frames=5, num_inference_steps=1), {"guider": guider()}, [image])
     assert recording.encoded["image_embeds"].any()
     assert not recording.denoised["image_embeds"].any()
+
+
+@pytest.mark.parametrize(
+    ("config", "scale"),
+    [({}, 6.0), ({"guidance_scale": 4.5}, 4.5), ({"enabled": False}, 1.0)],
+)
+def test_the_folders_guider_tells_the_default(
+    folder: Path, tmp_path: Path, config: dict[str, Any], scale: float
+) -> None:
+    copy = shutil.copytree(folder, tmp_path / "model")
+    path = copy / "guider" / "guider_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    facts = open_model(Role.DECODER, str(copy), **OPTIONS).facts
+    assert facts.defaults.guidance_scale == scale

@@ -1,0 +1,34 @@
+"""Z-Image counts guidance from 0, and its scale means what it means in the standard pipeline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+
+from deploy.tiny import zimage
+from tests.services.model.support import Roles, generation, to_pixels
+
+
+@pytest.mark.parametrize("guidance_scale", [0.0, 0.5, 3.0])
+def test_close_to_the_standard_pipeline(tmp_path: Path, guidance_scale: float) -> None:
+    """Which adds the same numbers in another order."""
+    folder = zimage.build(tmp_path / "tiny")
+    request = generation(num_frames=1, guidance_scale=guidance_scale, negative_prompt="rain")
+    pipeline = diffusers.ZImagePipeline.from_pretrained(folder, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    made = pipeline(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=request.width,
+        height=request.height,
+        num_inference_steps=request.num_inference_steps,
+        guidance_scale=guidance_scale,
+        generator=torch.Generator("cpu").manual_seed(request.seed),
+        output_type="np",
+    )
+    difference = Roles(folder).frames(request).astype(int) - to_pixels(made.images)
+    assert np.abs(difference).max() <= 1
