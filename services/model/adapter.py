@@ -12,7 +12,7 @@ from diffusers.guiders import BaseGuidance
 from PIL.Image import Image
 
 from services.model import state
-from services.model.base import Control, Decoded, Limits, Value
+from services.model.base import Control, Decoded, Value
 from services.model.families import ModularFamily
 from services.model.request import (
     check_aspect,
@@ -41,7 +41,6 @@ class ModularRole:
         pipeline: Any,
         blocks: Any,
         facts: Model,
-        limits: Limits,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -67,9 +66,7 @@ class ModularRole:
         self._steps = StepHook(self._blocks)
         self._scheduler = getattr(pipeline, "scheduler", None)
         self._tokens: int = self._defaults.get("max_sequence_length") or 0
-        self._sizes = Sizes(
-            role, family, pipeline, facts, limits, dtype, self._tokens, _generator_senders(parts)
-        )
+        self._sizes = Sizes(role, family, pipeline, facts, dtype, self._tokens, _generator_senders(parts))
         self.largest_output_bytes = self._sizes.largest_output_bytes
         self.largest_input_bytes = self._sizes.largest_input_bytes
         self.output_bytes = self._sizes.output_bytes

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from services.model.base import Limits
 from services.model.families import Extent, Family, Spec
 from services.model.request import LOWEST_FPS
 from services.model.split import ROLES
@@ -29,7 +28,6 @@ class Sizes:
         family: Family,
         pipeline: Any,
         facts: Model,
-        limits: Limits,
         dtype: torch.dtype,
         tokens: int,
         generators: frozenset[Role],
@@ -39,7 +37,6 @@ class Sizes:
         self._family = family
         self._pipeline = pipeline
         self._facts = facts
-        self._limits = limits
         self._dtype = dtype
         self._tokens = tokens
         self._generators = generators
@@ -66,7 +63,7 @@ class Sizes:
 
     def _largest(self) -> Extent:
         side = self._facts.spatial_multiple
-        tiles = max(1, self._limits.max_pixels // side**2)
+        tiles = max(1, self._facts.max_pixels // side**2)
         frames, images = self._facts.max_frames, self._facts.max_images
         return Extent(tiles * side, side, frames, LOWEST_FPS, self._tokens, images)
 

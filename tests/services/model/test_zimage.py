@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from deploy.tiny import zimage
-from tests.services.model.support import Roles, generation, to_pixels
+from services.model import open_model
+from services.role import Role
+from tests.services.model.support import OPTIONS, Roles, generation, to_pixels
 
 
 @pytest.mark.parametrize("guidance_scale", [0.0, 0.5, 3.0])
@@ -32,3 +34,14 @@ def test_close_to_the_standard_pipeline(tmp_path: Path, guidance_scale: float) -
     )
     difference = Roles(folder).frames(request).astype(int) - to_pixels(made.images)
     assert np.abs(difference).max() <= 1
+
+
+@pytest.mark.parametrize(("given", "most"), [(None, 1024 * 1024), (4096, 4096)])
+def test_what_it_makes_by_default_is_within_the_usual_limit(
+    tmp_path: Path, given: int | None, most: int
+) -> None:
+    """1024 x 1024 pixels, more than most videos have."""
+    folder = zimage.build(tmp_path / "tiny")
+    (folder / "triptych.json").unlink()
+    facts = open_model(Role.DECODER, str(folder), max_pixels=given, **OPTIONS).facts
+    assert (facts.defaults.width, facts.defaults.height, facts.max_pixels) == (1024, 1024, most)
