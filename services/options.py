@@ -109,9 +109,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-pixels",
         type=_positive(int),
-        default=1280 * 720,
         metavar="N",
-        help="width times height of the largest request; pools are sized by it (default: %(default)s)",
+        help="width times height of the largest request; pools are sized by it (default: 1280 * 720, or what"
+        " the model makes by default if that is more)",
     )
     add(
         "--max-frames",

@@ -18,7 +18,7 @@ def open_model(
     device: str = "auto",
     dtype: str = "auto",
     name: str | None = None,
-    max_pixels: int = Limits.max_pixels,
+    max_pixels: int | None = Limits.max_pixels,
     max_frames: int = Limits.max_frames,
     max_steps: int = Limits.max_steps,
     threads: int | None = None,

@@ -12,10 +12,17 @@ from diffusers.guiders import BaseGuidance
 from PIL.Image import Image
 
 from services.model import state
-from services.model.base import Control, Decoded, Limits, Value
+from services.model.base import Control, Decoded, Value
 from services.model.families import ModularFamily
-from services.model.request import check_aspect, check_images, check_request, check_tokens
-from services.model.schedule import fresh_scheduler
+from services.model.request import (
+    check_aspect,
+    check_images,
+    check_request,
+    check_side,
+    check_steps,
+    check_tokens,
+)
+from services.model.schedule import fresh_scheduler, least_steps
 from services.model.sizes import Sizes
 from services.model.split import ROLES, cut_after, split
 from services.model.steps import StepHook
@@ -34,7 +41,6 @@ class ModularRole:
         pipeline: Any,
         blocks: Any,
         facts: Model,
-        limits: Limits,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -51,6 +57,7 @@ class ModularRole:
         self._asked = [parameter.name for parameter in self._blocks.inputs if parameter.name]
         # Run together, the first block that names an input decides its default for all.
         self._defaults = {parameter.name: parameter.default for parameter in blocks.inputs if parameter.name}
+        self._defaults |= family.inputs
         position = ROLES.index(role)
         self._arriving = cut_after(parts, ROLES[position - 1]) if position else None
         self._leaving = cut_after(parts, role)
@@ -59,9 +66,7 @@ class ModularRole:
         self._steps = StepHook(self._blocks)
         self._scheduler = getattr(pipeline, "scheduler", None)
         self._tokens: int = self._defaults.get("max_sequence_length") or 0
-        self._sizes = Sizes(
-            role, family, pipeline, facts, limits, dtype, self._tokens, _generator_senders(parts)
-        )
+        self._sizes = Sizes(role, family, pipeline, facts, dtype, self._tokens, _generator_senders(parts))
         self.largest_output_bytes = self._sizes.largest_output_bytes
         self.largest_input_bytes = self._sizes.largest_input_bytes
         self.output_bytes = self._sizes.output_bytes
@@ -132,9 +137,12 @@ class ModularRole:
 
     def _open(self, generation: Generation, inputs: Mapping[str, Value], images: Sequence[Image] = ()) -> Any:
         check_request(self.facts, generation)
-        check_tokens(generation, self._tokens)
+        if self._scheduler is not None:
+            check_steps(generation, least_steps(self._scheduler.config))
+        check_side(generation, self._family.least_side)
+        check_tokens(generation, self._tokens, self._family.tokens_multiple(self.pipeline))
         if self._role is Role.ENCODER:
-            check_images(self.facts, generation, images)
+            check_images(self.facts, generation, images, self._family.check_image)
             if self._family.keeps_aspect:
                 check_aspect(self.facts, generation, images)
         if self._arriving is not None:
@@ -183,7 +191,8 @@ def _generator_senders(parts: Mapping[Role, Any]) -> frozenset[Role]:
 
 
 def _negatives(parts: Mapping[Role, Any], role: Role) -> frozenset[str]:
-    """What earlier roles make for guidance."""
+    """What earlier roles make for guidance and ``role`` asks for."""
     earlier = ROLES[: ROLES.index(role)]
     made = {output.name for part in earlier for output in parts[part].intermediate_outputs}
-    return frozenset(name for name in made if name.startswith("negative_"))
+    asked = {parameter.name for parameter in parts[role].inputs}
+    return frozenset(name for name in made & asked if name.startswith("negative_"))

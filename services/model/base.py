@@ -21,6 +21,7 @@ __all__ = [
     "ModelError",
     "RoleModel",
     "Sound",
+    "USUAL_PIXELS",
     "Value",
 ]
 
@@ -37,11 +38,14 @@ class Cancelled(Exception):
     """Raised inside a run that nobody wants any more."""
 
 
+USUAL_PIXELS = 1280 * 720
+
+
 @dataclass(frozen=True)
 class Limits:
     """The largest request that is admitted."""
 
-    max_pixels: int = 1280 * 720  # width * height
+    max_pixels: int | None = None  # width * height; None: USUAL_PIXELS, or what the model makes by default
     max_frames: int = 129
     max_steps: int = 200
 

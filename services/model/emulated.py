@@ -19,7 +19,7 @@ import xxhash
 from PIL.Image import Image
 
 from services.media.formats import IMAGE, VIDEO, formats_of
-from services.model.base import Control, Decoded, Limits, ModelError, Sound, Value
+from services.model.base import USUAL_PIXELS, Control, Decoded, Limits, ModelError, Sound, Value
 from services.model.request import check_images, check_request
 from services.model_source import EMULATED
 from services.role import Role
@@ -93,7 +93,7 @@ class EmulatedModel:
             fingerprint=fingerprint,
             spatial_multiple=2,
             temporal_multiple=4,
-            max_pixels=limits.max_pixels,
+            max_pixels=limits.max_pixels or USUAL_PIXELS,
             max_frames=limits.max_frames if self._emulation.output == VIDEO else 1,
             max_steps=limits.max_steps,
             defaults=defaults,

@@ -76,6 +76,7 @@ def _open_modular(opened: _Opened, family: ModularFamily, precision: torch.dtype
     role, folder, device = opened.role, opened.folder, opened.device
     pipeline_class = getattr(diffusers, family.modular_pipeline)
     blocks = getattr(diffusers, pipeline_class.default_blocks_name)()
+    family.mend(blocks)
     # The index is passed along: a modular index in the same folder may point to other models.
     pipeline = pipeline_class(
         blocks=split(blocks)[role],
@@ -94,7 +95,7 @@ def _open_modular(opened: _Opened, family: ModularFamily, precision: torch.dtype
     for name, proxy in proxies(folder, present, opened.dtypes, device, config_only).items():
         setattr(pipeline, name, proxy)
     facts = opened.facts(pipeline, family, options_of(blocks, folder, family))
-    return ModularRole(role, family, pipeline, blocks, facts, opened.limits, device, precision)
+    return ModularRole(role, family, pipeline, blocks, facts, device, precision)
 
 
 def _open_standard(opened: _Opened, family: StandardFamily, precision: torch.dtype) -> StandardRole:
@@ -110,7 +111,7 @@ def _open_standard(opened: _Opened, family: StandardFamily, precision: torch.dty
     given = {name: {**options, **parts}.get(name) for name in asked if name != "self"}
     pipeline = kind(**given)
     facts = opened.facts(pipeline, family, options_of(None, folder, family))
-    return StandardRole(role, family, pipeline, facts, opened.limits, device, precision)
+    return StandardRole(role, family, pipeline, facts, device, precision)
 
 
 def _quieten() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from services.model.base import Control, Decoded, Limits, Value
+from services.model.base import Control, Decoded, Value
 from services.model.families import StandardFamily
 from services.model.request import check_images, check_request, check_tokens
 from services.model.schedule import fresh_scheduler
@@ -28,7 +28,6 @@ class StandardRole:
         family: StandardFamily,
         pipeline: Any,
         facts: Model,
-        limits: Limits,
         device: torch.device,
         dtype: torch.dtype,
     ) -> None:
@@ -40,7 +39,7 @@ class StandardRole:
         self._device = device
         self._scheduler = pipeline.scheduler
         pipeline.set_progress_bar_config(disable=True)
-        self._sizes = Sizes(role, family, pipeline, facts, limits, dtype, family.tokens, frozenset())
+        self._sizes = Sizes(role, family, pipeline, facts, dtype, family.tokens, frozenset())
         self.largest_output_bytes = self._sizes.largest_output_bytes
         self.largest_input_bytes = self._sizes.largest_input_bytes
         self.output_bytes = self._sizes.output_bytes

@@ -144,6 +144,8 @@ def _copied(value: Value, device: torch.device, dtype: torch.dtype | None) -> Va
     if isinstance(value, torch.Tensor):
         kept = value.dtype if dtype is None or not value.is_floating_point() else dtype
         return value.to(device=device, dtype=kept, copy=True)
+    if isinstance(value, torch.dtype):
+        return dtype or value
     if isinstance(value, list):
         return [_copied(item, device, dtype) for item in value]
     if isinstance(value, tuple):

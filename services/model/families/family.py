@@ -25,6 +25,7 @@ class Extent:
     width: int
     height: int
     num_frames: int
+    fps: float
     tokens: int  # of the prompt, at most
     images: int  # reference images
 
@@ -70,6 +71,11 @@ def guider(scale: float) -> Any:
     return ClassifierFreeGuidance(guidance_scale=max(scale, 1.0))
 
 
+def classifier_free_at_last(role: Role, generation: Generation) -> dict[str, Any]:
+    """Both embeddings, whatever the scale: some encoder blocks fail when they leave the negative ones out."""
+    return {"guider": guider(5.0 if role is Role.ENCODER else generation.guidance_scale)}
+
+
 def no_guiders(role: Role, generation: Generation) -> dict[str, Any]:
     """For models whose guidance is distilled into their weights."""
     return {}
@@ -83,9 +89,17 @@ class ModularFamily(Family):
     workflows: tuple[str, ...] = ()  # only what these need is loaded; none: all that the blocks name
     # What a role's blocks name but ask for nothing but config and buffers of.
     config_only: Mapping[Role, frozenset[str]] = field(default_factory=dict)
+    least_side: int = 1  # of width and height
+    # ValueError says why this reference image, of PIL, is not taken.
+    check_image: Callable[[Any], None] = lambda image: None
+    tokens_multiple: Callable[[Any], int] = lambda pipeline: 1  # of max_sequence_length
+    # Corrects the whole model's blocks, where diffusers has an error.
+    mend: Callable[[Any], None] = lambda blocks: None
+    # What blocks are given beside the request.
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     # Guider components for a request. Always set: blocks run apart have other defaults than together.
     guiders: Callable[[Role, Generation], dict[str, Any]] = classifier_free
-    # Inputs of the denoiser that take the dtype of its transformer.
+    # Inputs of the denoiser that take the dtype of its transformer; one that is a dtype becomes it.
     embeddings: frozenset[str] = frozenset({"prompt_embeds", "negative_prompt_embeds"})
     # Of what the decoder's blocks made, by name.
     listen: Callable[[Any, Mapping[str, Any]], Sound] | None = None
