@@ -93,6 +93,7 @@ class OneBox:
         data_dir: Path,
         server_arguments: Sequence[str] = (),
         role_arguments: Sequence[str] = (),
+        decoder_arguments: Sequence[str] = (),
         log: IO[bytes] | None = None,
     ) -> None:
         """``port`` 0 takes a free one; ``log`` receives what all processes print (None: as this one's)."""
@@ -106,6 +107,7 @@ class OneBox:
         self.processes: list[Process] = []
         self._model = model
         self._role_arguments = list(role_arguments)
+        self._decoder_arguments = list(decoder_arguments)
         if "--transfer" not in role_arguments:
             self._role_arguments += ["--transfer", TRANSFER]
         if "--threads" not in role_arguments:
@@ -124,6 +126,9 @@ class OneBox:
             role_arguments += _given(options, args, without=("transfer",))
         server_arguments = _given(_server_options(), args, without=("host", "port", "data_dir"))
         security = _given(_security_options(), args)  # the same for the orchestrator and for roles
+        decoder_arguments = ["--output", args.output[0]] if args.output else []
+        if args.output_options is not None:
+            decoder_arguments += ["--output-options", str(args.output_options)]
         return OneBox(
             args.model,
             counts={role: getattr(args, f"{role}s") for role in ROLES},
@@ -132,6 +137,7 @@ class OneBox:
             data_dir=args.data_dir,
             server_arguments=server_arguments + security + log_level,
             role_arguments=role_arguments + security + log_level,
+            decoder_arguments=decoder_arguments,
         )
 
     def __enter__(self) -> OneBox:
@@ -159,7 +165,9 @@ class OneBox:
     def start_role(self, role: str, url: str) -> Process:
         arguments = [role, "--model", self._model, "--url", url, *self._role_arguments]
         if role == "decoder":
-            arguments += ["--output-dir", str(self.data_dir / "videos")]
+            # Of an option that is there twice the second counts.
+            arguments += ["--output", str(self.data_dir / "videos"), *self._decoder_arguments]
+            arguments += ["--spool-dir", str(self.data_dir / "spool")]
         return self._start(f"{role} {url}", arguments)
 
     def dead(self) -> Process | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 from orchestrator.graph import GENERATION
 from triptych_proto.control_pb2 import Generation, MediaFile
+
+JOB_ID = re.compile(r"video_[0-9a-f]{32}")
 
 
 class Status(str, enum.Enum):

@@ -174,6 +174,8 @@ def _output(done: pb.Done, role: str) -> None:
     if file.audio_rate > MAX_AUDIO_RATE:
         raise ContractBroken(f"MediaFile.audio_rate is {file.audio_rate}, expected {MAX_AUDIO_RATE} at most")
     _text(file.store, "MediaFile.store", 1024)
+    if file.store and file.hand_over:
+        raise ContractBroken("MediaFile has both a store and hand_over, expected one at most")
 
 
 def _failed(failed: pb.Failed) -> None:

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services import credentials
+from services import credentials, output_options
 from services.credentials import Credentials
 from services.media.encoders import CHOICES
+from services.output_options import OutputOptions
 from services.role import Role
 from transfer.engines import mooncake_setup
 from transfer.engines.mooncake_setup import PROTOCOLS, MooncakeOptions
@@ -55,26 +56,12 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
     add_model_arguments(parser)
     if role is Role.DECODER:
         add(
-            "--output-dir",
-            type=Path,
-            default=Path("triptych-data/videos"),
-            metavar="DIR",
-            help="where media files are written (default: %(default)s)",
-        )
-        add(
             "--video-encoder",
             choices=CHOICES,
             default="auto",
             help="of MP4: auto is nvenc where it is seen to work, else x264 (default: %(default)s)",
         )
-        add(
-            "--return",
-            dest="hand_over",
-            choices=("file", "bytes"),
-            default="file",
-            help="file: finished files stay in --output-dir; bytes: the orchestrator copies each and it is"
-            " removed here, for a disk that goes away with this process (default: %(default)s)",
-        )
+        output_options.add_arguments(parser)
     if role is Role.ENCODER:
         add(
             "--max-reference-pixels",
@@ -230,9 +217,8 @@ class RoleOptions:
     listen: str  # HOST:PORT of the control server
     transfer_listen: str  # host of the data plane's TCP server
     orchestrators: tuple[str, ...]  # to announce this role to
-    output_dir: Path
+    output: OutputOptions | None  # of a decoder
     video_encoder: str  # of services.media.encoders.CHOICES
-    hand_over: bool  # finished files go to the orchestrator
     max_reference_pixels: int
     model_options: dict[str, Any]
     capacity: int
@@ -252,6 +238,7 @@ class RoleOptions:
     def from_arguments(role: Role, args: argparse.Namespace) -> RoleOptions:
         """Raises OSError or ValueError for options that do not fit together and for bad secret files."""
         host, port = _listen(args.listen, args.url)
+        output = OutputOptions.from_arguments(args) if role is Role.DECODER else None
         return RoleOptions(
             role=role,
             model=args.model,
@@ -259,9 +246,8 @@ class RoleOptions:
             listen=f"{host}:{port}",
             transfer_listen=host.strip("[]"),
             orchestrators=tuple(args.orchestrator),
-            output_dir=getattr(args, "output_dir", Path()),
+            output=output,
             video_encoder=getattr(args, "video_encoder", "x264"),
-            hand_over=getattr(args, "hand_over", "file") == "bytes",
             max_reference_pixels=getattr(args, "max_reference_pixels", 0),  # of the encoder alone
             model_options={
                 "device": args.device,
@@ -272,7 +258,7 @@ class RoleOptions:
                 "max_steps": args.max_steps,
                 "threads": args.threads,
             },
-            capacity=1 + args.prefetch,
+            capacity=1 + args.prefetch + (output.uploads if output is not None else 0),
             engines=ENGINES[args.transfer],
             mooncake=_mooncake(args) if args.transfer == "mooncake" else None,
             transfer_keys=TransferKeys.load(args.transfer_keys) if args.transfer_keys else None,

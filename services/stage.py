@@ -28,16 +28,22 @@ class Product:
     values: dict[str, Value] | None = None
     file: MediaFile | None = None
     claim: Claim | None = None  # on the file, until it is accepted or discarded
+    delivered: bool = True  # the file lies where it can be read; else it is still to be brought there
     compute_seconds: float = 0.0
     saving_seconds: float = 0.0  # what the media encoder still had to do when the last frame was computed
 
 
 class Stage(Protocol):
-    """What a role does with a task. ``discard`` and ``accept`` are quick, never raise, can be repeated."""
+    """What a role does with a task. ``discard`` and ``accept`` never raise and can be repeated."""
 
     def run(self, run: Run, inputs: Mapping[str, Value], control: Control) -> Product:
         """Runs on the compute thread, one task at a time. Raises as the model does, and MediaError."""
         ...
+
+    def deliver(self, product: Product, control: Control) -> None:
+        """Brings a file that is not yet delivered where it can be read. Runs on other threads, several at
+        once. Can be repeated. Raises MediaError and Cancelled; then ``discard`` is left to the caller.
+        """
 
     def discard(self, product: Product) -> None:
         """Undoes what a product nobody wants any more has left outside of memory."""
@@ -64,6 +70,9 @@ class TensorStage:
         control.raise_if_cancelled()
         values = self._model.run(run.generation, inputs, control, images)
         return Product(run.task_id, values=values, compute_seconds=time.monotonic() - started)
+
+    def deliver(self, product: Product, control: Control) -> None:
+        """There are no files."""
 
     def discard(self, product: Product) -> None:
         """Tensors that were not put into a slot vanish by themselves."""
@@ -142,9 +151,15 @@ class MediaStage:
             claim.task_id,
             file=self._store.keep(claim, file),
             claim=claim,
+            delivered=not self._store.remote,
             compute_seconds=computed - started,
             saving_seconds=time.monotonic() - computed,
         )
+
+    def deliver(self, product: Product, control: Control) -> None:
+        if product.claim is not None and product.file is not None:
+            self._store.deliver(product.claim, product.file, control)
+            product.delivered = True
 
     def discard(self, product: Product) -> None:
         if product.claim is not None:
@@ -155,4 +170,7 @@ class MediaStage:
             self._store.accept(product.claim)
 
     def recover(self) -> list[Product]:
-        return [Product(claim.task_id, file=claim.file, claim=claim) for claim in self._store.recover()]
+        return [
+            Product(claim.task_id, file=claim.file, claim=claim, delivered=not self._store.remote)
+            for claim in self._store.recover()
+        ]
