@@ -18,7 +18,7 @@ import torch
 import xxhash
 from PIL.Image import Image
 
-from services.model.base import Control, Decoded, Limits, ModelError, Value
+from services.model.base import CacheStats, Control, Decoded, Limits, ModelError, Value
 from services.model.request import check_request
 from services.model_source import EMULATED
 from services.role import Role
@@ -96,6 +96,9 @@ class EmulatedModel:
 
     def output_bytes(self, generation: Generation) -> int:
         return self._bytes_out[self._role]
+
+    def cache_stats(self) -> CacheStats | None:
+        return None
 
     def run(
         self,

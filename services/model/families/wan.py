@@ -80,6 +80,7 @@ WAN = ModularFamily(
     multiples=_multiples,
     encoded=_embeddings,
     latents=_latents,
+    texts={"text_encoder": "last_hidden_state"},
     guiders=_guiders,
     stream=decode_wan,
 )
