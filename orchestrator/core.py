@@ -375,6 +375,10 @@ class Orchestrator:
         life = peer.life
         if life is None:
             return {**entry, "refusal": peer.refusal} if peer.refusal else entry
+        cache = life.embedding_cache
+        if cache is not None:
+            names = cache.DESCRIPTOR.fields_by_name
+            entry["embedding_cache"] = {name: getattr(cache, name) for name in names}
         return {
             **entry,
             "incarnation": life.incarnation,

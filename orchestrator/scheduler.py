@@ -200,6 +200,8 @@ class Scheduler:
             life.pools = tuple(event.stats.pools)
             life.traffic = tuple(event.stats.traffic)
             life.choices = tuple(event.stats.choices)
+            if event.stats.HasField("embedding_cache"):
+                life.embedding_cache = event.stats.embedding_cache
             life.resident_bytes = event.stats.resident_bytes
             if event.stats.draining and not life.draining:
                 log.info("%s drains", life)

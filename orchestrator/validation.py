@@ -196,10 +196,19 @@ def _stats(stats: pb.Stats) -> None:
         _matches(_WORD, traffic.direction, "Traffic.direction")
         _seconds(traffic.seconds, "Traffic.seconds", MAX_TOTAL_SECONDS)
     _unique([(row.engine, row.direction) for row in stats.traffic], "Stats.traffic")
+    if stats.HasField("embedding_cache"):
+        _cache(stats.embedding_cache)
     _at_most(MAX_CHOICES, stats.choices, "Stats.choices")
     for choice in stats.choices:
         for name in ("url", "engine", "reason"):
             setattr(choice, name, one_line(getattr(choice, name)))
+
+
+def _cache(cache: pb.Cache) -> None:
+    for name in ("hits", "misses", "evictions", "entries", "limit_bytes"):
+        _size(getattr(cache, name), f"Cache.{name}")
+    if cache.bytes > cache.limit_bytes:
+        raise ContractBroken(f"Cache.bytes is {cache.bytes} of {cache.limit_bytes}")
 
 
 def _orphans(orphans: pb.Orphans) -> None:

@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
         help="announce this role to these orchestrators, which then need not list its URL",
     )
     add_model_arguments(parser)
+    if role is Role.ENCODER:
+        add_encoder_arguments(parser)
     if role is Role.DECODER:
         add(
             "--video-encoder",
@@ -119,6 +121,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=_positive(int),
         metavar="N",
         help="CPU threads for computing (default: torch's own choice); results depend on it in the last bit",
+    )
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument_group("encoder").add_argument(
+        "--embedding-cache",
+        type=_positive(int, zero=True),
+        default=512 << 20,
+        metavar="N",
+        help="bytes of memory for texts that were encoded before; 0: every prompt and negative prompt is"
+        " encoded anew (default: %(default)s)",
     )
 
 
@@ -257,6 +270,7 @@ class RoleOptions:
                 "max_frames": args.max_frames,
                 "max_steps": args.max_steps,
                 "threads": args.threads,
+                **({"embedding_cache": args.embedding_cache} if role is Role.ENCODER else {}),
             },
             capacity=1 + args.prefetch + (output.uploads if output is not None else 0),
             engines=ENGINES[args.transfer],

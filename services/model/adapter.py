@@ -12,7 +12,9 @@ from diffusers.guiders import BaseGuidance
 from PIL.Image import Image
 
 from services.model import state
-from services.model.base import Control, Decoded, Value
+from services.model.base import CacheStats, Control, Decoded, Value
+from services.model.cached_texts import CachedBlock, cache_outputs
+from services.model.embedding_cache import EmbeddingCache
 from services.model.families import ModularFamily
 from services.model.request import (
     check_aspect,
@@ -43,9 +45,10 @@ class ModularRole:
         facts: Model,
         device: torch.device,
         dtype: torch.dtype,
+        cache: EmbeddingCache | None,
     ) -> None:
         """``pipeline`` has this role's components loaded and proxies for the others; it runs the role's part
-        of ``blocks``, which are the whole model's.
+        of ``blocks``, which are the whole model's. ``cache`` is for the encoder's texts.
         """
         self.facts = facts
         self.pipeline = pipeline
@@ -61,6 +64,9 @@ class ModularRole:
         position = ROLES.index(role)
         self._arriving = cut_after(parts, ROLES[position - 1]) if position else None
         self._leaving = cut_after(parts, role)
+        self._cache = cache
+        if cache is not None:
+            self._remember_texts(cache)
         self._casts = dict.fromkeys(family.embeddings, dtype) if role is Role.DENOISER else {}
         self._negatives = _negatives(parts, role)
         self._steps = StepHook(self._blocks)
@@ -132,6 +138,17 @@ class ModularRole:
             self._blocks(self.pipeline, pipeline_state)
         finally:
             self._steps.control = None
+
+    def cache_stats(self) -> CacheStats | None:
+        return self._cache.stats() if self._cache is not None else None
+
+    def _remember_texts(self, cache: EmbeddingCache) -> None:
+        cache_outputs(self.pipeline.components, self._family.texts, cache)
+        if name := self._family.cached_block:
+            inner = self._blocks.sub_blocks
+            later = list(inner)[list(inner).index(name) + 1 :]
+            asked = {parameter.name for block in later for parameter in inner[block].inputs}
+            inner[name] = CachedBlock(inner[name], asked | self._leaving.names, cache)
 
     # ---- checks
 

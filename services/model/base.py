@@ -13,6 +13,7 @@ from transfer.manifest import Value
 from triptych_proto.control_pb2 import Generation, Model
 
 __all__ = [
+    "CacheStats",
     "Cancelled",
     "Control",
     "Decoded",
@@ -48,6 +49,21 @@ class Limits:
     max_pixels: int | None = None  # width * height; None: USUAL_PIXELS, or what the model makes by default
     max_frames: int = 129
     max_steps: int = 200
+
+
+EMBEDDING_CACHE_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """Of a cache, since it was made; a hit or a miss is one text in one text encoder."""
+
+    hits: int
+    misses: int
+    evictions: int
+    entries: int
+    bytes: int
+    limit_bytes: int
 
 
 class Control(Protocol):
@@ -112,4 +128,8 @@ class RoleModel(Protocol):
 
     def output_bytes(self, generation: Generation) -> int:
         """An upper bound for the payload of this request's output."""
+        ...
+
+    def cache_stats(self) -> CacheStats | None:
+        """Of the cache of text embeddings, from any thread; None where there is none."""
         ...

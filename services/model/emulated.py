@@ -19,7 +19,7 @@ import xxhash
 from PIL.Image import Image
 
 from services.media.formats import IMAGE, VIDEO, formats_of
-from services.model.base import USUAL_PIXELS, Control, Decoded, Limits, ModelError, Sound, Value
+from services.model.base import USUAL_PIXELS, CacheStats, Control, Decoded, Limits, ModelError, Sound, Value
 from services.model.request import check_images, check_request
 from services.model_source import EMULATED
 from services.role import Role
@@ -117,6 +117,9 @@ class EmulatedModel:
 
     def output_bytes(self, generation: Generation) -> int:
         return self._bytes_out[self._role]
+
+    def cache_stats(self) -> CacheStats | None:
+        return None
 
     def run(
         self,

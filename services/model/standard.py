@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from PIL.Image import Image
 
-from services.model.base import Control, Decoded, Value
+from services.model.base import CacheStats, Control, Decoded, Value
+from services.model.cached_texts import cache_outputs
+from services.model.embedding_cache import EmbeddingCache
 from services.model.families import StandardFamily
 from services.model.request import check_images, check_request, check_tokens
 from services.model.schedule import fresh_scheduler
@@ -30,8 +32,11 @@ class StandardRole:
         facts: Model,
         device: torch.device,
         dtype: torch.dtype,
+        cache: EmbeddingCache | None,
     ) -> None:
-        """``pipeline`` has this role's components, and proxies for the others."""
+        """``pipeline`` has this role's components, and proxies for the others; ``cache`` is for the encoder's
+        texts.
+        """
         self.facts = facts
         self.pipeline = pipeline
         self._role = role
@@ -43,6 +48,9 @@ class StandardRole:
         self.largest_output_bytes = self._sizes.largest_output_bytes
         self.largest_input_bytes = self._sizes.largest_input_bytes
         self.output_bytes = self._sizes.output_bytes
+        self._cache = cache
+        if cache is not None:
+            cache_outputs(pipeline.components, family.texts, cache)
 
     @torch.no_grad()
     def run(
@@ -75,6 +83,9 @@ class StandardRole:
             if shape != spec.shape:
                 raise ValueError(f"{name!r} have the shape {shape}, the request needs {spec.shape}")
         return Decoded(self._frames(values["latents"], control))
+
+    def cache_stats(self) -> CacheStats | None:
+        return self._cache.stats() if self._cache is not None else None
 
     def _frames(self, latents: torch.Tensor, control: Control) -> Iterator[np.ndarray]:
         assert self._family.stream is not None

@@ -11,6 +11,7 @@ from diffusers import ClassifierFreeGuidance
 from PIL.Image import Image
 
 from services.model.base import Sound, Value
+from services.model.cached_texts import Part
 from services.model.folder import ModelFolder, ServingDefaults
 from services.role import Role
 from triptych_proto.control_pb2 import Generation
@@ -57,6 +58,8 @@ class Family:
     multiples: Callable[[Any], tuple[int, int]]  # spatial (of width and height), temporal (of num_frames - 1)
     encoded: Callable[[Any, Extent], list[Spec]]  # the largest tensors that the encoder hands on
     latents: Callable[[Any, Extent], dict[str, Spec]]  # all that the denoiser hands on, by name
+    # Text encoders whose outputs are cached, and what is read of them.
+    texts: Mapping[str, Part] = field(default_factory=dict)
     # Latents to chunks (1, 3, n, height, width) in [-1, 1], where the VAE can; else its blocks run at once.
     stream: Callable[[Any, torch.Tensor], Iterator[torch.Tensor]] | None = None
 
@@ -101,6 +104,8 @@ class ModularFamily(Family):
     guiders: Callable[[Role, Generation], dict[str, Any]] = classifier_free
     # Inputs of the denoiser that take the dtype of its transformer; one that is a dtype becomes it.
     embeddings: frozenset[str] = frozenset({"prompt_embeds", "negative_prompt_embeds"})
+    # A block of the encoder that is cached whole, because it mixes prompt and negative prompt.
+    cached_block: str = ""
     # Of what the decoder's blocks made, by name.
     listen: Callable[[Any, Mapping[str, Any]], Sound] | None = None
 

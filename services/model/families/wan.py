@@ -81,6 +81,7 @@ WAN = ModularFamily(
     multiples=_multiples,
     encoded=_embeddings,
     latents=_latents,
+    texts={"text_encoder": "last_hidden_state"},
     guiders=classifier_free_at_last,
     stream=decode_wan,
 )

@@ -145,6 +145,7 @@ WAN_TI2V = StandardFamily(
     multiples=_multiples,
     encoded=_encoded,
     latents=_latents,
+    texts={"text_encoder": "last_hidden_state"},
     stream=decode_wan,
     holds={
         Role.ENCODER: frozenset({"tokenizer", "text_encoder", "vae"}),
