@@ -126,8 +126,11 @@ def _model(model: pb.Model) -> None:
         _at_most(MAX_ROWS, getattr(model, name), f"Model.{name}")
         for word in getattr(model, name):
             _matches(_WORD, word, f"Model.{name}")
-    if not 0 <= model.defaults.fps <= MAX_MULTIPLE or not math.isfinite(model.defaults.guidance_scale):
-        raise ContractBroken("Model.defaults: fps or guidance_scale is no useful number")
+    if not 0 <= model.defaults.fps <= MAX_MULTIPLE:
+        raise ContractBroken(f"Model.defaults.fps is {model.defaults.fps}, expected 0 to {MAX_MULTIPLE}")
+    for name in ("guidance_scale", "guidance_scale_2", "true_cfg_scale", "flow_shift", "strength"):
+        if not math.isfinite(getattr(model.defaults, name)):
+            raise ContractBroken(f"Model.defaults.{name} is no finite number")
 
 
 def _input_ready(ready: pb.InputReady) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from orchestrator.http.request import find_model
+from orchestrator.http.request import default_options, find_model
 from orchestrator.http.service import SERVICE
 from triptych_proto.control_pb2 import Model
 
@@ -49,5 +49,6 @@ def _representation(model: Model) -> dict[str, Any]:
             "num_inference_steps": defaults.num_inference_steps,
             "guidance_scale": defaults.guidance_scale,
             "negative_prompt": defaults.negative_prompt,
+            **default_options(model),
         },
     }

@@ -133,14 +133,23 @@ def _references(given: Mapping[str, Any], model: Model) -> tuple[str, tuple[Refe
 
 
 def _options(given: Mapping[str, Any], model: Model, has_references: bool) -> dict[str, Any]:
-    """Those of the optional fields of a Generation that are given."""
+    """Those of the optional fields of a Generation that are given, or that the model has defaults of."""
     options = {field.name: given[field.name] for field in OPTIONS if field.name in given}
     for name in options:
         if name not in model.options:
             raise _unsupported(name, f"model {model.name} has no such option")
     if "strength" in options and not has_references:
         raise invalid("strength", "strength needs a reference image, which it says how far to leave")
-    return options
+    defaults = {name: value for name, value in default_options(model).items() if name in model.options}
+    if not has_references:
+        defaults.pop("strength", None)
+    return {**defaults, **options}
+
+
+def default_options(model: Model) -> dict[str, Any]:
+    """Those of the optional fields of a Generation of which the model has defaults."""
+    names = [field.name for field in OPTIONS]
+    return {name: getattr(model.defaults, name) for name in names if model.defaults.HasField(name)}  # type: ignore[arg-type]
 
 
 def _format(given: Mapping[str, Any], model: Model) -> str:

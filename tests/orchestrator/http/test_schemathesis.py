@@ -44,7 +44,7 @@ HOOK = "https://hooks.example/videos"
 OPTIONS = HttpOptions(
     cluster_token=TOKEN,
     api_keys=ApiKeys({"k" * 20: "me"}),
-    webhook_targets=Targets(["hooks.example"]),
+    webhook_targets=Targets(["hooks.example"], "--webhook-allow"),
 )
 
 # The reply to allowed data may also be that a range is outside the file.
