@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for role in ROLES:
         text = f"number of {role}s (default: %(default)s)"
         parser.add_argument(f"--{role}s", type=int, choices=range(1, 65), default=1, metavar="N", help=text)
-    for add_options in (_server_options(), *_role_options(), _security_options()):
+    for add_options in (_server_options(), *_role_options(), _encoder_options(), _security_options()):
         add_options(parser)
     parser.set_defaults(transfer=TRANSFER)
     levels = ("debug", "info", "warning", "error")
@@ -94,9 +94,12 @@ class OneBox:
         server_arguments: Sequence[str] = (),
         role_arguments: Sequence[str] = (),
         decoder_arguments: Sequence[str] = (),
+        encoder_arguments: Sequence[str] = (),
         log: IO[bytes] | None = None,
     ) -> None:
-        """``port`` 0 takes a free one; ``log`` receives what all processes print (None: as this one's)."""
+        """``role_arguments`` are for every role. ``port`` 0 takes a free one; ``log`` receives what all
+        processes print (None: as this one's).
+        """
         self.port = port or free_port()
         self.url = f"http://{host}:{self.port}"
         self.data_dir = data_dir
@@ -116,6 +119,7 @@ class OneBox:
             self._role_arguments += ["--threads", str(max(1, (os.cpu_count() or 1) // roles))]
         self._server_arguments = ["--host", host, "--port", str(self.port), "--data-dir", str(data_dir)]
         self._server_arguments += server_arguments
+        self._encoder_arguments = list(encoder_arguments)
         self._log = log
 
     @staticmethod
@@ -138,6 +142,7 @@ class OneBox:
             server_arguments=server_arguments + security + log_level,
             role_arguments=role_arguments + security + log_level,
             decoder_arguments=decoder_arguments,
+            encoder_arguments=_given(_encoder_options(), args),
         )
 
     def __enter__(self) -> OneBox:
@@ -164,6 +169,8 @@ class OneBox:
 
     def start_role(self, role: str, url: str) -> Process:
         arguments = [role, "--model", self._model, "--url", url, *self._role_arguments]
+        if role == "encoder":
+            arguments += self._encoder_arguments
         if role == "decoder":
             # Of an option that is there twice the second counts.
             arguments += ["--output", str(self.data_dir / "videos"), *self._decoder_arguments]
@@ -233,6 +240,12 @@ def _role_options() -> tuple[AddOptions, ...]:
     from services.options import add_model_arguments, add_worker_arguments
 
     return add_model_arguments, add_worker_arguments
+
+
+def _encoder_options() -> AddOptions:
+    from services.options import add_encoder_arguments
+
+    return add_encoder_arguments
 
 
 def _security_options() -> AddOptions:

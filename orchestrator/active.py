@@ -10,6 +10,7 @@ from orchestrator.execution import Execution, StageRun
 from orchestrator.graph import Graph
 from orchestrator.jobs import Attempt, Job, Pace
 from orchestrator.life import Life
+from orchestrator.reference_memory import Share
 from triptych_proto import control_pb2 as pb
 
 MAX_ATTEMPTS = 64  # shown of one job
@@ -34,9 +35,16 @@ class Active:
     execution: Execution[Life, Output]
     ready_since: dict[str, float] = field(default_factory=dict)  # by stage, seconds since the epoch
     lives: set[Life] = field(default_factory=set)  # that have, or had, something of it
+    images: tuple[bytes, ...] = ()  # reference images, as the client sent them
+    share: Share | None = None  # of the memory for them
     unsaved: bool = False  # the job has changed since its owner last wrote it to a shared store
     _steps: dict[str, float] = field(default_factory=dict)  # share of a stage that is done
     _began: tuple[str, int, float] = ("", 0, 0.0)  # task, step and time (monotonic) of its first progress
+
+    def forget_images(self) -> None:
+        self.images = ()
+        if self.share is not None:
+            self.share.give_back()
 
     def begin(self, run: Run, life: Life) -> None:
         """``run`` was dispatched to ``life``, now or by an earlier orchestrator."""

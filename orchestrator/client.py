@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -62,9 +63,19 @@ class VideoClient:
         models: list[dict[str, Any]] = (await self._json("GET", "/models"))["data"]
         return models
 
-    async def create(self, **fields: Any) -> Video:
-        """A new job from the fields of the API. Never repeated: a lost reply does not mean a lost job."""
-        return await self._json("POST", "/videos", json=fields)
+    async def create(self, *, images: Sequence[bytes] = (), **fields: Any) -> Video:
+        """A new job from the fields of the API, with reference ``images`` (the bytes of their files). Never
+        repeated: a lost reply does not mean a lost job.
+        """
+        if not images:
+            return await self._json("POST", "/videos", json=fields)
+        form = aiohttp.FormData({name: str(value) for name, value in fields.items()})
+        name = "input_reference" if len(images) == 1 else "input_reference[]"
+        for number, data in enumerate(images, 1):
+            form.add_field(
+                name, io.BytesIO(data), filename=f"{number}", content_type="application/octet-stream"
+            )
+        return await self._json("POST", "/videos", data=form)
 
     async def retrieve(self, video_id: str) -> Video:
         return await self._json("GET", f"/videos/{video_id}")
@@ -126,8 +137,10 @@ class VideoClient:
         finally:
             response.close()
 
-    async def _json(self, method: str, path: str, json: Any = None) -> dict[str, Any]:
-        response = await self._request(method, path, json)
+    async def _json(
+        self, method: str, path: str, json: Any = None, data: aiohttp.FormData | None = None
+    ) -> dict[str, Any]:
+        response = await self._request(method, path, json, data)
         try:
             body: dict[str, Any] = await response.json()
             return body
@@ -136,11 +149,13 @@ class VideoClient:
         finally:
             response.release()
 
-    async def _request(self, method: str, path: str, json: Any = None) -> aiohttp.ClientResponse:
+    async def _request(
+        self, method: str, path: str, json: Any = None, data: aiohttp.FormData | None = None
+    ) -> aiohttp.ClientResponse:
         if self._session is None:
             raise RuntimeError("a VideoClient is used inside 'async with'")
         try:
-            response = await self._session.request(method, f"{self._base}{path}", json=json)
+            response = await self._session.request(method, f"{self._base}{path}", json=json, data=data)
             if response.ok:
                 return response
             raise await _refusal(response)

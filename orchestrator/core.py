@@ -32,6 +32,7 @@ from orchestrator.ownership import NameTaken, Ownership
 from orchestrator.peers import Peer, Peers
 from orchestrator.places import LocalPlace, Place, RemotePlace
 from orchestrator.previews import Previews
+from orchestrator.reference_memory import ReferenceMemory
 from orchestrator.scheduler import Fate, Scheduler, SchedulerOptions, result_task
 from orchestrator.state_metrics import StateCollector
 from orchestrator.store import JobStore, StoreError
@@ -67,6 +68,7 @@ class CoreOptions:
     name: str = "orchestrator"  # by which others that share the database know this one, over restarts
     named_peers: tuple[tuple[NamedPeers, str], ...] = ()
     max_queue: int = 1000  # jobs accepted and not over
+    max_reference_bytes: int = 1 << 30  # of reference images in memory, of those jobs and of bodies
     preview_bytes: int = 256 << 20  # of thumbnails and the like that are kept
     retention_seconds: float | None = None  # finished jobs and their files are kept so long; None: for ever
     scheduler: SchedulerOptions = field(default_factory=SchedulerOptions)
@@ -88,6 +90,7 @@ class Orchestrator:
         self.membership = Membership(self.peers, self._dial, options.peers, options.named_peers)
         life = secrets.token_hex(4)
         self._watchers = Watchers()
+        self.references = ReferenceMemory(options.max_reference_bytes)
         self.scheduler = Scheduler(
             life,
             self.peers.lives,
@@ -98,7 +101,13 @@ class Orchestrator:
             changed=lambda job: self._watchers.notify(job.id),
         )
         self.ownership = Ownership(
-            self._store, options.name, life, self._jobs, self.scheduler, self._watchers.notify
+            self._store,
+            options.name,
+            life,
+            self._jobs,
+            self.scheduler,
+            self.references,
+            self._watchers.notify,
         )
         self.registry.register(StateCollector(self.scheduler, self.peers))
         self._lag = LoopLag(self.registry)
@@ -179,11 +188,13 @@ class Orchestrator:
         remixed_from: str | None = None,
         webhook_url: str | None = None,
         once: Once | None = None,
+        images: Sequence[bytes] = (),
     ) -> Job:
         """Stores the job, then gives it to the scheduler. Of requests with equal ``once.key`` the first one
         does, and all others get its job.
 
-        ApiError 429 when the queue is full, 503 when a role was not there for so long that waiting is vain.
+        ApiError 429 when the queue or the memory for reference images is full, 503 when a role was not there
+        for so long that waiting is vain.
         """
         retry = {"Retry-After": str(self._retry_after())}
         if len(self.scheduler.active) >= self._options.max_queue:
@@ -200,13 +211,18 @@ class Orchestrator:
         job.webhook_url = webhook_url
         if once is not None:
             job.idempotency_key, job.request_hash = once.key, once.request
-        stored = await self._store.add(job)
-        if stored is not job:
-            return self._jobs.get(stored.id, stored)
-        self._jobs[job.id] = job
-        log.info("job=%s state=queued model=%s priority=%d", job.id, job.model, job.priority)
-        self.scheduler.add(job)
+        with self.references.share() as share:
+            share.grow(sum(map(len, images)))
+            stored = await self._store.add(job, images)
+            if stored is not job:
+                return self._jobs.get(stored.id, stored)
+            self._jobs[job.id] = job
+            log.info("job=%s state=queued model=%s priority=%d", job.id, job.model, job.priority)
+            self.scheduler.add(job, images, share.handed_on())
         return job
+
+    async def images(self, job_id: str) -> tuple[bytes, ...]:
+        return (await self._store.images([job_id])).get(job_id, ())
 
     async def submitted(self, key: str) -> Job | None:
         job = await self._store.find_by_key(key)
@@ -359,6 +375,10 @@ class Orchestrator:
         life = peer.life
         if life is None:
             return {**entry, "refusal": peer.refusal} if peer.refusal else entry
+        cache = life.embedding_cache
+        if cache is not None:
+            names = cache.DESCRIPTOR.fields_by_name
+            entry["embedding_cache"] = {name: getattr(cache, name) for name in names}
         return {
             **entry,
             "incarnation": life.incarnation,

@@ -42,6 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--model", help="one of those that the server lists")
     parser.add_argument("--size", metavar="WxH", help="for example 832x480")
+    parser.add_argument(
+        "--image",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a reference image (PNG, JPEG or WebP), for models that take one; can be repeated",
+    )
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--num-frames", type=int, metavar="N", help="length in frames")
     length.add_argument("--seconds", type=float, metavar="S", help="length in seconds")
@@ -74,8 +82,9 @@ async def _generate(args: argparse.Namespace) -> None:
     # Before minutes are spent on a video that cannot be saved.
     await asyncio.to_thread(args.output.parent.mkdir, parents=True, exist_ok=True)
     key = None if args.api_key_file is None else await asyncio.to_thread(read_token, args.api_key_file)
+    images = [await asyncio.to_thread(path.read_bytes) for path in args.image]
     async with VideoClient(args.server, key) as client:
-        video = await client.create(prompt=args.prompt, **fields)
+        video = await client.create(images=images, prompt=args.prompt, **fields)
         progress = _Progress()
         try:
             video = await client.wait(video["id"], timeout=args.timeout, on_progress=progress.show)

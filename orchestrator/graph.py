@@ -27,6 +27,7 @@ class Stage:
     inputs: tuple[str, ...] = ()  # the stages whose outputs it needs
     share: int = 0  # of a job's progress, in percent
     work: Work = Work.CONSTANT
+    images: bool = False  # it reads the request's reference images
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Graph:
 
 GENERATION = Graph(
     (
-        Stage("encode", "encoder", share=2),
+        Stage("encode", "encoder", share=2, images=True),
         Stage("denoise", "denoiser", ("encode",), share=93, work=Work.STEPS),
         Stage("decode", "decoder", ("denoise",), share=5, work=Work.PIXELS),
     )

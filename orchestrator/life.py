@@ -12,7 +12,7 @@ from transfer.urls import EndpointURL
 from triptych_proto import control_pb2 as pb
 
 MAX_COMMANDS_PER_FRAME = 256
-COMMAND_BYTES_PER_FRAME = 1 << 20  # once reached, the next command begins a new frame
+COMMAND_BYTES_PER_FRAME = 1 << 20  # of several commands; a Run with reference images may take more, alone
 MAX_COMMANDS_WAITING = 65_536  # a role that makes us answer and does not read the answers is cut off
 MAX_JOBS_OF_ORPHANS = 10_000  # of one life; their role has the rest, and tells of it again
 MAX_ORPHANS_OF_JOB = 8
@@ -35,6 +35,7 @@ class Life:
         self.pools = tuple(hello.pools)
         self.traffic: tuple[pb.Traffic, ...] = ()
         self.choices: tuple[pb.Choice, ...] = ()
+        self.embedding_cache: pb.Cache | None = None
         self.resident_bytes = 0
         self.draining = False
         self.taken_by_others = 0  # places that other orchestrators' tasks take up
@@ -111,10 +112,12 @@ class Life:
             releases: list[str] = []
             commands: list[pb.Command] = []
             count = nbytes = 0
-            while self._commands and count < MAX_COMMANDS_PER_FRAME and nbytes < COMMAND_BYTES_PER_FRAME:
+            while self._commands and count < MAX_COMMANDS_PER_FRAME:
+                nbytes += self._commands[0].ByteSize()
+                if count and nbytes > COMMAND_BYTES_PER_FRAME:
+                    break
                 command = self._commands.popleft()
                 count += 1
-                nbytes += command.ByteSize()
                 if command.HasField("release"):
                     releases += command.release.task_ids
                 else:

@@ -147,7 +147,19 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         help="characters of a prompt (default: %(default)s)",
     )
     add(
-        "--max-body", type=int, default=1 << 20, metavar="N", help="bytes of a request (default: %(default)s)"
+        "--max-body",
+        type=int,
+        default=32 << 20,
+        metavar="N",
+        help="bytes of a request, its reference images included (default: %(default)s)",
+    )
+    add(
+        "--max-reference-bytes",
+        type=int,
+        default=1 << 30,
+        metavar="N",
+        help="bytes of reference images in memory, of requests that arrive or are not finished; more are"
+        " answered 429 (default: %(default)s)",
     )
     add(
         "--ignore-unknown-fields",
@@ -198,6 +210,7 @@ async def _serve(args: argparse.Namespace) -> None:
             redirect_seconds=outputs.redirect_seconds,
             orphan_seconds=outputs.orphan_seconds,
             max_queue=args.max_queue,
+            max_reference_bytes=args.max_reference_bytes,
             preview_bytes=args.preview_cache,
             retention_seconds=args.retention or None,
             credentials=known_by,
@@ -222,6 +235,8 @@ async def _serve(args: argparse.Namespace) -> None:
         api_keys=access.keys,
         signer=access.signer,
         cors_origins=access.origins,
+        reference_targets=access.references,
+        reference_timeout=args.reference_timeout,
         webhook_targets=None if access.webhooks is None else access.webhooks.targets,
         **limits(args),
     )

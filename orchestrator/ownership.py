@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from orchestrator.jobs import Job
+from orchestrator.reference_memory import ReferenceMemory
 from orchestrator.scheduler import Scheduler
 from orchestrator.store import JobStore, StoreError
 
@@ -33,6 +34,7 @@ class Ownership:
         life: str,
         jobs: dict[str, Job],
         scheduler: Scheduler,
+        references: ReferenceMemory,
         changed: Callable[[str], None] = lambda job_id: None,
     ) -> None:
         """``jobs`` is what is known in memory, of all owners; ``changed`` hears which jobs others changed."""
@@ -41,6 +43,7 @@ class Ownership:
         self._life = life
         self._jobs = jobs
         self._scheduler = scheduler
+        self._references = references
         self._changed = changed
         self._since: float | None = None
         self._last_beat = time.monotonic()
@@ -54,10 +57,7 @@ class Ownership:
             self._jobs[job.id] = job
         # A store of our own has no other owner, whatever name an earlier life went by.
         taken = await self._store.take_over(self.name, SILENT_SECONDS if self._store.shared else 0.0)
-        if taken:
-            self._scheduler.hold()
-        for job in taken:
-            self._take(job)
+        await self._take_all(taken)
         return len(taken)
 
     async def keep(self) -> None:
@@ -100,10 +100,7 @@ class Ownership:
             log.warning("job=%s belongs to another orchestrator, or was deleted: left to it", job_id)
             self._scheduler.remove(job_id)
         taken = await self._store.take_over(self.name, SILENT_SECONDS, self._scheduler.active.keys())
-        if taken:
-            self._scheduler.hold()
-        for job in taken:
-            self._take(job)
+        await self._take_all(taken)
         if taken:
             asyncio.get_running_loop().call_later(ORPHAN_SECONDS, self._scheduler.resume)
         await self._follow()
@@ -126,7 +123,16 @@ class Ownership:
             self._jobs.pop(job_id, None)
             self._changed(job_id)
 
-    def _take(self, job: Job) -> None:
+    async def _take_all(self, jobs: list[Job]) -> None:
+        """With dispatching on hold, if there are any."""
+        if not jobs:
+            return
+        images = await self._store.images([job.id for job in jobs])
+        self._scheduler.hold()
+        for job in jobs:
+            self._take(job, images.get(job.id, ()))
+
+    def _take(self, job: Job, images: Sequence[bytes]) -> None:
         known = self._jobs.get(job.id)
         if job.id in self._scheduler.active or (known and known.owner == self.name and known.status.final):
             return  # it began or finished while we asked
@@ -135,7 +141,9 @@ class Ownership:
                 attempt.outcome, attempt.reason = "lost", "the orchestrator that ran it is gone"
         self._jobs[job.id] = job
         log.info("job=%s state=%s: taken up again", job.id, job.status.value)
-        self._scheduler.add(job)
+        share = self._references.share()
+        share.grow(sum(map(len, images)), forced=True)
+        self._scheduler.add(job, images, share)
 
     def _failed(self, reason: str) -> None:
         log.warning("%s", reason)

@@ -7,7 +7,7 @@ import enum
 import heapq
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.active import Active, Output, Run
@@ -19,6 +19,7 @@ from orchestrator.jobs import Job, JobError, Status
 from orchestrator.life import Life
 from orchestrator.metrics import Metrics
 from orchestrator.policy import POLICIES
+from orchestrator.reference_memory import Share
 from triptych_proto import control_pb2 as pb
 
 log = logging.getLogger(__name__)
@@ -82,8 +83,11 @@ class Scheduler:
 
     # ---- jobs
 
-    def add(self, job: Job) -> None:
-        active = Active(job, Execution(job.id, self._graph, self._epoch))
+    def add(self, job: Job, images: Sequence[bytes] = (), share: Share | None = None) -> None:
+        """``images`` are its reference images, ``share`` what they take up of the memory for them: given back
+        when the job is over or taken out.
+        """
+        active = Active(job, Execution(job.id, self._graph, self._epoch), images=tuple(images), share=share)
         self.active[job.id] = active
         if job.deadline is None:
             job.deadline = job.created_at + self._options.job_seconds
@@ -196,6 +200,8 @@ class Scheduler:
             life.pools = tuple(event.stats.pools)
             life.traffic = tuple(event.stats.traffic)
             life.choices = tuple(event.stats.choices)
+            if event.stats.HasField("embedding_cache"):
+                life.embedding_cache = event.stats.embedding_cache
             life.resident_bytes = event.stats.resident_bytes
             if event.stats.draining and not life.draining:
                 log.info("%s drains", life)
@@ -383,9 +389,12 @@ class Scheduler:
         task_id = active.execution.dispatch(run, life)
         self._given(active, run, life)
         log.info("job=%s stage=%s try=%d state=running on=%s", job.id, run.stage.name, run.attempts, life.url)
-        life.send(
-            pb.Command(run=pb.Run(task_id=task_id, job_id=job.id, generation=job.generation, inputs=inputs))
+        command = pb.Command(
+            run=pb.Run(task_id=task_id, job_id=job.id, generation=job.generation, inputs=inputs)
         )
+        for data in active.images if run.stage.images else ():
+            command.run.images.add(data=data)
+        life.send(command)
 
     def _given(self, active: Active, run: Run, life: Life) -> None:
         """Books the running ``run`` on ``life``."""
@@ -459,7 +468,8 @@ class Scheduler:
         self._finished(job)
 
     def _withdraw(self, active: Active) -> None:
-        """Everything the job has in queues and instances comes back."""
+        """Everything the job has in queues, in instances and in memory comes back."""
+        active.forget_images()
         for run in active.execution.runs.values():
             self.dispatcher.discard(active, run)
             if run.state is State.RUNNING:

@@ -24,6 +24,8 @@ MAX_CAPACITY = 4096
 MAX_ORPHANS = 10_000  # told at once; further ones are told when these are gone
 MAX_ROWS = 64  # of lists that have few: pools, endpoints, transfers, lost inputs, kinds of traffic
 MAX_CHOICES = 1024
+MAX_IMAGES = 16  # that a request may bring
+OUTPUTS = frozenset({"", "video", "image"})
 MAX_PROMPT_CHARS = 8192
 MAX_TEXT_CHARS = 500  # of a message for people
 MAX_BYTES = 1 << 50
@@ -115,8 +117,20 @@ def _model(model: pb.Model) -> None:
     for name in ("width", "height", "num_inference_steps"):
         if not getattr(model.defaults, name):
             raise ContractBroken(f"Model.defaults.{name} is 0")
-    if not 0 <= model.defaults.fps <= MAX_MULTIPLE or not math.isfinite(model.defaults.guidance_scale):
-        raise ContractBroken("Model.defaults: fps or guidance_scale is no useful number")
+    if model.output not in OUTPUTS:
+        raise ContractBroken(f"Model.output is {model.output[:64]!r}, expected video or image")
+    if not model.min_images <= model.max_images <= MAX_IMAGES:
+        counts = f"{model.min_images} and {model.max_images}"
+        raise ContractBroken(f"Model.min_images and max_images are {counts}, expected {MAX_IMAGES} at most")
+    for name in ("options", "formats"):
+        _at_most(MAX_ROWS, getattr(model, name), f"Model.{name}")
+        for word in getattr(model, name):
+            _matches(_WORD, word, f"Model.{name}")
+    if not 0 <= model.defaults.fps <= MAX_MULTIPLE:
+        raise ContractBroken(f"Model.defaults.fps is {model.defaults.fps}, expected 0 to {MAX_MULTIPLE}")
+    for name in ("guidance_scale", "guidance_scale_2", "true_cfg_scale", "flow_shift", "strength"):
+        if not math.isfinite(getattr(model.defaults, name)):
+            raise ContractBroken(f"Model.defaults.{name} is no finite number")
 
 
 def _input_ready(ready: pb.InputReady) -> None:
@@ -185,10 +199,19 @@ def _stats(stats: pb.Stats) -> None:
         _matches(_WORD, traffic.direction, "Traffic.direction")
         _seconds(traffic.seconds, "Traffic.seconds", MAX_TOTAL_SECONDS)
     _unique([(row.engine, row.direction) for row in stats.traffic], "Stats.traffic")
+    if stats.HasField("embedding_cache"):
+        _cache(stats.embedding_cache)
     _at_most(MAX_CHOICES, stats.choices, "Stats.choices")
     for choice in stats.choices:
         for name in ("url", "engine", "reason"):
             setattr(choice, name, one_line(getattr(choice, name)))
+
+
+def _cache(cache: pb.Cache) -> None:
+    for name in ("hits", "misses", "evictions", "entries", "limit_bytes"):
+        _size(getattr(cache, name), f"Cache.{name}")
+    if cache.bytes > cache.limit_bytes:
+        raise ContractBroken(f"Cache.bytes is {cache.bytes} of {cache.limit_bytes}")
 
 
 def _orphans(orphans: pb.Orphans) -> None:

@@ -21,7 +21,7 @@ from pathlib import Path
 import aiohttp
 
 from orchestrator.jobs import Job, Status
-from orchestrator.webhook_targets import TargetResolver, WebhookTargets
+from orchestrator.targets import TargetResolver, Targets
 from transfer.secrets import read_secret, write_secret
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _PREFIX = b"whsec_"
 
 @dataclass(frozen=True)
 class WebhookOptions:
-    targets: WebhookTargets
+    targets: Targets
     secret: bytes = field(repr=False)
     retry_seconds: Sequence[float] = RETRY_SECONDS
     max_pending: int = MAX_PENDING

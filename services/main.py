@@ -96,7 +96,7 @@ async def _serve(options: RoleOptions) -> None:
             keys=options.transfer_keys,
         )
         directory = None if options.output is None else options.output.directory
-        worker = Worker(_stage(model, options, encoder), endpoint, _limits(options))
+        worker = Worker(_stage(model, options, encoder), endpoint, _limits(options, model))
         await worker.recover()
         await server.open_for_work(model, worker, endpoint, directory)
         log.info("ready: %s, pools %s", model.facts.name, [(p.name, p.stats().bytes) for p in endpoint.pools])
@@ -125,7 +125,7 @@ async def _serve(options: RoleOptions) -> None:
 
 def _stage(model: RoleModel, options: RoleOptions, encoder: VideoEncoder) -> Stage:
     if options.output is None:
-        return TensorStage(model)
+        return TensorStage(model, options.max_reference_pixels)
     return MediaStage(model, options.output.open(), encoder)
 
 
@@ -139,12 +139,13 @@ def _warn_if_open(options: RoleOptions) -> None:
     )
 
 
-def _limits(options: RoleOptions) -> WorkerLimits:
+def _limits(options: RoleOptions, model: RoleModel) -> WorkerLimits:
     return WorkerLimits(
         capacity=options.capacity,
         read_seconds=options.read_seconds,
         pool_seconds=options.pool_seconds,
         hold_seconds=options.hold_seconds,
+        max_images=model.facts.max_images if options.role is Role.ENCODER else 0,
     )
 
 

@@ -54,6 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
         help="announce this role to these orchestrators, which then need not list its URL",
     )
     add_model_arguments(parser)
+    if role is Role.ENCODER:
+        add_encoder_arguments(parser)
     if role is Role.DECODER:
         add(
             "--video-encoder",
@@ -62,6 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
             help="of MP4: auto is nvenc where it is seen to work, else x264 (default: %(default)s)",
         )
         output_options.add_arguments(parser)
+    if role is Role.ENCODER:
+        add(
+            "--max-reference-pixels",
+            type=_positive(int),
+            default=1 << 25,
+            metavar="N",
+            help="width times height of a reference image, as its file says (default: %(default)s)",
+        )
     add_worker_arguments(parser)
     credentials.add_arguments(parser)
     add(
@@ -88,14 +98,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-pixels",
         type=_positive(int),
-        default=1280 * 720,
         metavar="N",
-        help="width times height of the largest request; pools are sized by it (default: %(default)s)",
+        help="width times height of the largest request; pools are sized by it (default: 1280 * 720, or what"
+        " the model makes by default if that is more)",
     )
     add(
         "--max-frames",
         type=_positive(int),
-        default=121,
+        default=129,
         metavar="N",
         help="frames of the longest request; pools are sized by it (default: %(default)s)",
     )
@@ -111,6 +121,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=_positive(int),
         metavar="N",
         help="CPU threads for computing (default: torch's own choice); results depend on it in the last bit",
+    )
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument_group("encoder").add_argument(
+        "--embedding-cache",
+        type=_positive(int, zero=True),
+        default=512 << 20,
+        metavar="N",
+        help="bytes of memory for texts that were encoded before; 0: every prompt and negative prompt is"
+        " encoded anew (default: %(default)s)",
     )
 
 
@@ -211,6 +232,7 @@ class RoleOptions:
     orchestrators: tuple[str, ...]  # to announce this role to
     output: OutputOptions | None  # of a decoder
     video_encoder: str  # of services.media.encoders.CHOICES
+    max_reference_pixels: int
     model_options: dict[str, Any]
     capacity: int
     engines: tuple[str, ...]
@@ -239,6 +261,7 @@ class RoleOptions:
             orchestrators=tuple(args.orchestrator),
             output=output,
             video_encoder=getattr(args, "video_encoder", "x264"),
+            max_reference_pixels=getattr(args, "max_reference_pixels", 0),  # of the encoder alone
             model_options={
                 "device": args.device,
                 "dtype": args.dtype,
@@ -247,6 +270,7 @@ class RoleOptions:
                 "max_frames": args.max_frames,
                 "max_steps": args.max_steps,
                 "threads": args.threads,
+                **({"embedding_cache": args.embedding_cache} if role is Role.ENCODER else {}),
             },
             capacity=1 + args.prefetch + (output.uploads if output is not None else 0),
             engines=ENGINES[args.transfer],

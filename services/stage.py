@@ -14,6 +14,7 @@ from services.media.claims import Claim
 from services.media.encoders import X264, VideoEncoder
 from services.media.formats import FORMATS, Format, formats_of
 from services.media.open import open_writer
+from services.media.reference import MAX_PIXELS, decode_all
 from services.media.store import Store
 from services.model.base import Control, Decoded, InvalidRequest, RoleModel, Value
 from triptych_proto.control_pb2 import Generation, MediaFile, Run
@@ -58,12 +59,16 @@ class Stage(Protocol):
 class TensorStage:
     """Encoder and denoiser: the output goes into a slot."""
 
-    def __init__(self, model: RoleModel) -> None:
+    def __init__(self, model: RoleModel, max_reference_pixels: int = MAX_PIXELS) -> None:
+        """``max_reference_pixels`` are those of one reference image, before anything is done with it."""
         self._model = model
+        self._max_reference_pixels = max_reference_pixels
 
     def run(self, run: Run, inputs: Mapping[str, Value], control: Control) -> Product:
         started = time.monotonic()
-        values = self._model.run(run.generation, inputs, control)
+        images = decode_all([image.data for image in run.images], self._max_reference_pixels)
+        control.raise_if_cancelled()
+        values = self._model.run(run.generation, inputs, control, images)
         return Product(run.task_id, values=values, compute_seconds=time.monotonic() - started)
 
     def deliver(self, product: Product, control: Control) -> None:
@@ -117,8 +122,7 @@ class MediaStage:
         with open_writer(
             claim.path,
             format.name,
-            generation.width,
-            generation.height,
+            *(decoded.size or (generation.width, generation.height)),
             generation.fps,
             sound=decoded.sound,
             quality=generation.quality,

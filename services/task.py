@@ -80,3 +80,4 @@ class WorkerLimits:
     read_seconds: float  # for one read of an input
     pool_seconds: float  # waiting for room in a pool
     hold_seconds: float  # how long outputs outlive the stream of the orchestrator that knows of them
+    max_images: int = 0  # reference images of a task: only an encoder's model takes any

@@ -8,6 +8,7 @@ from transfer.urls import EndpointURL
 from triptych_proto.control_pb2 import Input, Run
 
 MAX_INPUTS = 64
+MAX_IMAGE_BYTES = 48 << 20  # of all reference images of a task; a frame of commands may have 64 MiB
 MAX_ENDPOINTS = 64  # of one peer
 MAX_MANIFEST_BYTES = 1 << 20
 
@@ -16,8 +17,9 @@ _WORD = re.compile(r"[\x21-\x7e]{1,64}")
 _ADDRESS = re.compile(r"[\x20-\x7e]{0,1024}")
 
 
-def problem(run: Run) -> str:
-    """What is wrong with the message itself, on one line that names the field, or nothing.
+def problem(run: Run, max_images: int = 0) -> str:
+    """What is wrong with the message itself, on one line that names the field, or nothing. ``max_images`` are
+    the reference images that this role's model takes.
 
     Whether the model can serve the request is for the model to say.
     """
@@ -27,6 +29,10 @@ def problem(run: Run) -> str:
         return f"Run.job_id is {run.job_id[:64]!r}, expected {_ID.pattern}"
     if len(run.inputs) > MAX_INPUTS:
         return f"Run.inputs has {len(run.inputs)} entries, expected {MAX_INPUTS} at most"
+    if len(run.images) > max_images:
+        return f"Run.images has {len(run.images)} entries, expected {max_images} at most"
+    if (nbytes := sum(len(image.data) for image in run.images)) > MAX_IMAGE_BYTES:
+        return f"Run.images has {nbytes} bytes, expected {MAX_IMAGE_BYTES} at most"
     return next(filter(None, map(_input_problem, run.inputs)), "")
 
 

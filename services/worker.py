@@ -136,7 +136,7 @@ class Worker:
 
     def run(self, run: Run, session: Session) -> None:
         """Takes a task. What cannot be taken is answered with ``Failed``."""
-        if problem := validation.problem(run):
+        if problem := validation.problem(run, self.limits.max_images):
             session.send(_failed(run.task_id[:MAX_ID_CHARS], Failed.INVALID, problem))
             return
         refusal = ""

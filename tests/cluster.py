@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,7 +99,8 @@ class RoleInstance:
         if self.role is Role.DECODER:
             inner = MediaStage(model, self._store())
         self.stage = RecordingStage(inner, self.url)
-        self.worker = Worker(self.stage, self.endpoint, self._limits)
+        max_images = model.facts.max_images if self.role is Role.ENCODER else 0
+        self.worker = Worker(self.stage, self.endpoint, replace(self._limits, max_images=max_images))
         directory = self.directory if self.role is Role.DECODER else None
         await self.worker.recover()
         await self.server.open_for_work(model, self.worker, self.endpoint, directory)
@@ -161,12 +162,12 @@ class Cluster:
         self.orchestrator = Orchestrator(self.options)
         await self.orchestrator.start()
 
-    async def submit(self, prompt: str, **fields: object) -> Job:
+    async def submit(self, prompt: str, images: Sequence[bytes] = (), **fields: object) -> Job:
         (model,) = self.orchestrator.models()
         generation = Generation()
         generation.CopyFrom(model.defaults)
         generation.MergeFrom(Generation(prompt=prompt, **fields))  # type: ignore[arg-type]
-        return await self.orchestrator.submit(model.name, generation)
+        return await self.orchestrator.submit(model.name, generation, images=images)
 
     async def slots_back(self) -> None:
         """Waits until every slot of every role has come back, and no role holds any result."""

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import aiohttp
 import av
 import numpy as np
 import xxhash
+from PIL.Image import Image
 
 from orchestrator.client import ClientError, Video, VideoClient
 from services.model.base import Limits
@@ -48,12 +49,11 @@ class Unwatched:
     def progress(self, step: int, total: int) -> None: ...
 
 
-def frames_xxh3(generation: Generation, sizes: str = "") -> str:
+def frames_xxh3(generation: Generation, sizes: str = "", images: Sequence[Image] = ()) -> str:
     """What the emulated model makes of a request, computed here, without any other process."""
     roles = {role: EmulatedModel(role, f"emulated:{sizes}", Limits()) for role in Role}
-    values: Mapping[str, Any] = {}
-    for role in (Role.ENCODER, Role.DENOISER):
-        values = roles[role].run(generation, values, Unwatched())
+    values: Mapping[str, Any] = roles[Role.ENCODER].run(generation, {}, Unwatched(), images)
+    values = roles[Role.DENOISER].run(generation, values, Unwatched())
     checksum = xxhash.xxh3_64()
     for frame in roles[Role.DECODER].decode(generation, values, Unwatched()).frames:
         checksum.update(np.ascontiguousarray(frame).data)

@@ -12,6 +12,7 @@ from orchestrator.http import (
     models,
     openapi,
     peers,
+    submission,
     sync,
     timeline,
     videos,
@@ -22,6 +23,7 @@ from orchestrator.http.cors import add_cors_headers, cors_middleware
 from orchestrator.http.errors import add_request_id, error_middleware
 from orchestrator.http.options import HttpOptions
 from orchestrator.http.protocol import Runner
+from orchestrator.http.reference_urls import ReferenceFetcher
 from orchestrator.http.service import OPTIONS, SERVICE, VideoService
 
 # What OpenAI's API has beside our routes, and no model here can do.
@@ -37,6 +39,7 @@ def create_app(service: VideoService, options: HttpOptions) -> web.Application:
     app = web.Application(middlewares=middlewares, client_max_size=options.max_body_bytes)
     app[SERVICE] = service
     app[OPTIONS] = options
+    app[submission.FETCHER] = ReferenceFetcher(options.reference_targets, options.reference_timeout)
     app[events.STREAMS] = events.Streams(options.max_streams)
     app.on_shutdown.append(app[events.STREAMS].close)
     app.on_response_prepare.append(add_request_id)

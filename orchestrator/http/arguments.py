@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.http.api_keys import ApiKeys, load_api_keys
 from orchestrator.http.options import HttpOptions
 from orchestrator.http.signing import UrlSigner, load_secret
-from orchestrator.webhook_targets import WebhookTargets
+from orchestrator.targets import Targets
 from orchestrator.webhooks import WebhookOptions, load_webhook_secret
 
 # How long a client may take, by the names that they have in ``HttpOptions``.
@@ -98,6 +98,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         " directory)",
     )
 
+    add(
+        "--reference-allow",
+        action="append",
+        metavar="HOST[:PORT]",
+        help="a host from which reference images are fetched that requests name by URL; or, like 10.0.0.0/8,"
+        " a private network that such a host may be in; can be repeated (default: none: URLs are refused)",
+    )
+    add(
+        "--reference-timeout",
+        type=float,
+        default=20.0,
+        metavar="S",
+        help="to fetch one reference image (default: %(default)s)",
+    )
+
 
 @dataclass(frozen=True)
 class Access:
@@ -107,19 +122,21 @@ class Access:
     signer: UrlSigner | None  # of links for those without a key
     origins: tuple[str, ...]  # of web pages
     webhooks: WebhookOptions | None  # None: there are none
+    references: Targets | None  # where images may be fetched; None: nowhere
 
 
 def access(args: argparse.Namespace, data_dir: Path) -> Access:
     """Raises OSError or ValueError that names the file or the option."""
     origins = tuple(args.cors_origin or ())
     webhooks = _webhooks(args, data_dir)
+    references = Targets(args.reference_allow, "--reference-allow") if args.reference_allow else None
     keys = load_api_keys(args.api_key_file, os.environ)
     if keys is None:
         if args.url_secret_file is not None:
             raise ValueError("--url-secret-file: links are signed only where there are API keys")
-        return Access(None, None, origins, webhooks)
+        return Access(None, None, origins, webhooks, references)
     secret = load_secret(args.url_secret_file, data_dir / URL_SECRET)
-    return Access(keys, UrlSigner(secret, args.url_ttl), origins, webhooks)
+    return Access(keys, UrlSigner(secret, args.url_ttl), origins, webhooks, references)
 
 
 def limits(args: argparse.Namespace) -> dict[str, Any]:
@@ -141,5 +158,5 @@ def _webhooks(args: argparse.Namespace, data_dir: Path) -> WebhookOptions | None
         if args.webhook_secret_file is not None:
             raise ValueError("--webhook-secret-file: webhooks are sent only with --webhook-allow")
         return None
-    targets = WebhookTargets(args.webhook_allow)
+    targets = Targets(args.webhook_allow, "--webhook-allow")
     return WebhookOptions(targets, load_webhook_secret(args.webhook_secret_file, data_dir / WEBHOOK_SECRET))

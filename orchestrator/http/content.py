@@ -66,6 +66,18 @@ async def send_video(
         raise ApiError(404, message, code="content_gone") from None
 
 
+async def media_bytes(request: web.Request, job: Job) -> bytes:
+    """A completed job's whole file: for small ones. Raises ApiError: 404 or 503 when it is gone."""
+    service, file = request.app[SERVICE], media_file(job)
+    path = service.content_path(job)
+    try:
+        if path is not None:
+            return await asyncio.to_thread(path.read_bytes)
+        return b"".join([chunk async for chunk in service.read_content(job, 0, file.bytes)])
+    except OSError:
+        raise ApiError(404, f"the file of {job.id} is gone", code="content_gone") from None
+
+
 async def _send_picture(request: web.Request, job: Job, variant: Variant) -> web.StreamResponse:
     media_file(job)
     path = await request.app[SERVICE].previews.path(job, variant)

@@ -26,8 +26,10 @@ _SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 def text(name: str, value: object) -> str:
     if not isinstance(value, str):
         raise invalid(name, f"{name} must be a string, not {_shown(value)}")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise invalid(name, f"{name} is not valid Unicode: it has half a surrogate pair")
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise invalid(name, f"{name} is not valid Unicode: it has half a surrogate pair") from None
     if "\0" in value:  # PostgreSQL cannot store it
         raise invalid(name, f"{name} must not contain the character NUL (U+0000)")
     return value

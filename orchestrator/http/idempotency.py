@@ -11,6 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from orchestrator.http.errors import ApiError, invalid
+from orchestrator.http.references import Link
 from orchestrator.jobs import Job, Once
 
 HEADER = "Idempotency-Key"
@@ -18,8 +19,9 @@ HEADER = "Idempotency-Key"
 _KEY = re.compile(r"[\x20-\x7e]{1,255}")
 
 
-def once(request: web.Request, asked: Mapping[str, Any]) -> Once | None:
-    """The request's key, if it has one, with a hash of what it asks for, however its body is encoded.
+def once(request: web.Request, asked: Mapping[str, Any], part: int = 0) -> Once | None:
+    """The request's key, if it has one, with a hash of what it asks for, however its body is encoded; of
+    images that is their bytes, or their URLs. A request for several jobs has a key for each ``part``.
 
     Keys of clients that show different credentials are different. Raises ApiError: 400.
     """
@@ -28,7 +30,8 @@ def once(request: web.Request, asked: Mapping[str, Any]) -> Once | None:
         return None
     if not _KEY.fullmatch(key):
         raise invalid(HEADER, f"{HEADER} must be 1 to 255 printable ASCII characters")
-    return Once(_hash([request.headers.get("Authorization", ""), key]), _hash(asked))
+    whose = [request.headers.get("Authorization", ""), key, *([part] if part else [])]
+    return Once(_hash(whose), _hash(asked))
 
 
 def same(job: Job, once: Once) -> Job:
@@ -44,6 +47,14 @@ def same(job: Job, once: Once) -> Job:
     return job
 
 
+def _plain(value: object) -> dict[str, str]:
+    if isinstance(value, bytes):
+        return {"sha256": hashlib.sha256(value).hexdigest()}
+    if isinstance(value, Link):
+        return {"url": value.url}
+    raise TypeError(type(value).__name__)
+
+
 def _hash(value: object) -> str:
-    text = json.dumps(value, sort_keys=True)
+    text = json.dumps(value, sort_keys=True, default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()

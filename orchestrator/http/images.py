@@ -1,19 +1,24 @@
-"""``/v1/images``: OpenAI's requests for images, checked against the models that are served."""
+"""``/v1/images``: OpenAI's requests for images. Each image is a job, and the client waits for all of them."""
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping, Sequence
-from typing import Any, NoReturn
+from dataclasses import replace
+from typing import Any
 
 from aiohttp import web
 
-from orchestrator.http.body import File, read_fields
+from orchestrator.http import idempotency, submission, waiting
+from orchestrator.http.body import off_loop
+from orchestrator.http.content import media_bytes, media_file
 from orchestrator.http.errors import ApiError, invalid
 from orchestrator.http.fields import (
     MAX_UINT32,
     MAX_UINT64,
     Field,
     Fields,
+    Unsupported,
     boolean,
     choice,
     integer,
@@ -21,33 +26,19 @@ from orchestrator.http.fields import (
     size,
     text,
 )
-from orchestrator.http.health import not_ready
-from orchestrator.http.request import checked_prompt, find_model
+from orchestrator.http.references import references
+from orchestrator.http.request import VideoRequest, checked_prompt, choose_model, makes_images
 from orchestrator.http.service import OPTIONS, SERVICE
-from triptych_proto.control_pb2 import Model
+from orchestrator.http.submission import Submission
+from orchestrator.http.video_fields import OPTIONS as MODEL_OPTIONS
+from orchestrator.http.videos import content_url
+from orchestrator.jobs import Job, Status
 
-MAX_IMAGES = 16
-IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
+MAX_REPLY_BYTES = 256 << 20  # of files in one reply; more are to be had by their URLs
 
 
 def _size(name: str, value: object) -> tuple[int, int] | None:
     return None if value == "auto" else size(name, value)
-
-
-def _files(name: str, value: object) -> list[File]:
-    """One or several files of a form, each an image."""
-    files = value if isinstance(value, list) else [value]
-    if not 1 <= len(files) <= MAX_IMAGES:
-        raise invalid(name, f"{name} must be 1 to {MAX_IMAGES} files, not {len(files)}")
-    return [_image(name, file) for file in files]
-
-
-def _image(name: str, file: object) -> File:
-    if not isinstance(file, File):
-        raise invalid(name, f"{name} must be a file of a multipart form")
-    if file.content_type not in IMAGE_TYPES:
-        raise invalid(name, f"{name} must be {', '.join(IMAGE_TYPES)}, not {file.content_type[:64]!r}")
-    return file
 
 
 _COMMON = (
@@ -66,46 +57,140 @@ _COMMON = (
     Field("negative_prompt", text),
     Field("num_inference_steps", integer, 1, MAX_UINT32),
     Field("guidance_scale", number, 0, 100),
+    *MODEL_OPTIONS,
     Field("seed", integer, 0, MAX_UINT64),
+    Field("priority", integer, -10, 10),
+    Field("timeout", number, 1, 86400),
 )
 GENERATION = Fields(
     (*_COMMON, Field("moderation", choice("auto", "low")), Field("style", choice("vivid", "natural")))
 )
 EDIT = Fields(
-    (*_COMMON, Field("image", _files), Field("mask", _files), Field("input_fidelity", choice("low", "high")))
+    (*_COMMON, Field("image", references), Field("input_fidelity", choice("low", "high"))),
+    (Unsupported("mask", "no model served here takes a mask"),),
 )
 
 
 async def generate(request: web.Request) -> web.Response:
-    _refuse(await _given(request, GENERATION), _models(request))
+    return await _images(request, GENERATION)
 
 
 async def edit(request: web.Request) -> web.Response:
-    given = await _given(request, EDIT)
-    if "image" not in given:
-        raise invalid("image", "image is missing")
-    _refuse(given, _models(request))
+    return await _images(request, EDIT)
 
 
-async def _given(request: web.Request, fields: Fields) -> Mapping[str, Any]:
-    options = request.app[OPTIONS]
-    raw = await read_fields(request, options)
-    given = fields.parse(raw, ignore_unknown=options.ignore_unknown_fields).values
-    checked_prompt(given, options.max_prompt_chars)
-    return given
+async def _images(request: web.Request, fields: Fields) -> web.Response:
+    """Raises ApiError: as for a video; then 400 when the request's own fault shows only while it is worked
+    on, 422 when a job fails, 504 when it takes too long. None of these three is worth an automatic retry.
+    """
+    seconds = request.app[OPTIONS].sync_timeout
+    with request.app[SERVICE].references.share() as share:
+        given = await submission.read(request, fields, share)
+        values = given.values
+        checked_prompt(values, request.app[OPTIONS].max_prompt_chars)
+        if fields is EDIT and not values.get("image"):
+            raise invalid("image", "image is missing")
+        count: int = values.get("n", 1)
+        keys = [
+            await off_loop(request, idempotency.once, request, {"path": request.path, **values}, part)
+            for part in range(count)
+        ]
+        earlier = [await submission.earlier(request, once) for once in keys]
+        images: tuple[bytes, ...] = ()
+        wanted = None
+        if not all(earlier):
+            wanted = _wanted(request, values)
+            images = await submission.images_of(request, wanted, share)
+        share.give_back()  # the jobs take up the same at once
+        made: list[Submission] = []
+        try:
+            for part, (once, job) in enumerate(zip(keys, earlier, strict=True)):
+                if job is None and wanted is not None:
+                    one = _numbered(wanted, part)
+                    job = await submission.store(request, one, images, once, max_seconds=seconds)
+                assert job is not None
+                made.append(Submission(job, once is not None, given.ignored))
+        except ApiError:
+            for each in made:
+                if not each.keyed:
+                    await request.app[SERVICE].delete(each.job.id)
+            raise
+    return await _reply(request, values, made, seconds)
 
 
-def _models(request: web.Request) -> Sequence[Model]:
-    models = request.app[SERVICE].models()
-    if not models:
-        raise not_ready("no role has introduced itself yet, so no model is known")
-    return models
+def _wanted(request: web.Request, values: Mapping[str, Any]) -> VideoRequest:
+    """Raises ApiError: 404 for an unknown model, 400 for one that makes videos, and for other fields."""
+    model = choose_model(values, submission.served(request))
+    if not makes_images(model):
+        message = f"model {model.name} makes videos, at /v1/videos, and no images"
+        raise ApiError(400, message, code="model_makes_videos", param="model")
+    for name, asked in (("stream", True), ("background", "transparent")):
+        if values.get(name) == asked:
+            reasons = {
+                "stream": "images are sent when they are finished",
+                "background": "the models served here make opaque pictures",
+            }
+            raise _unsupported(name, reasons[name])
+    if values.get("partial_images"):
+        raise _unsupported("partial_images", "images are sent when they are finished")
+    named = {name: value for name, value in values.items() if not (name == "size" and value is None)}
+    return submission.wanted_of(request, {**named, "model": model.name})
 
 
-def _refuse(given: Mapping[str, Any], models: Sequence[Model]) -> NoReturn:
-    """Every family served makes videos. Raises ApiError: 404 for an unknown model, else 400."""
-    if "model" in given:
-        models = [find_model(given["model"], models)]
-    served = ", ".join(model.name for model in models)
-    message = f"no model served here makes images: {served} makes videos, at /v1/videos"
-    raise ApiError(400, message, code="model_makes_videos", param="model")
+def _numbered(wanted: VideoRequest, part: int) -> VideoRequest:
+    """That of the n images which has the seed ``part`` higher."""
+    generation = type(wanted.generation)()
+    generation.CopyFrom(wanted.generation)
+    generation.seed = (generation.seed + part) % (MAX_UINT64 + 1)
+    return replace(wanted, generation=generation)
+
+
+async def _reply(
+    request: web.Request, values: Mapping[str, Any], made: Sequence[Submission], seconds: float
+) -> web.Response:
+    headers = {"X-Image-Ids": ", ".join(each.job.id for each in made), **made[0].headers}
+    try:
+        jobs = await waiting.ends(request, made, seconds)
+        for job in jobs:
+            _require_completed(job)
+        by_url = values.get("response_format") == "url"
+        data = [_link(request, job) for job in jobs] if by_url else await _files(request, jobs)
+    except ApiError as error:
+        error.headers.update(headers)
+        error.headers["x-should-retry"] = "false"
+        raise
+    file = media_file(jobs[0])
+    reply = {
+        "created": int(jobs[0].completed_at or jobs[0].created_at),
+        "data": data,
+        "output_format": file.content_type.rpartition("/")[2],
+        "size": f"{file.width}x{file.height}",
+        "background": "opaque",
+    }
+    return web.json_response(reply, headers=headers)
+
+
+def _require_completed(job: Job) -> None:
+    if job.status is Status.FAILED and job.error is not None and job.error.code == "invalid_request":
+        raise ApiError(400, job.error.message, code="invalid_value")
+    media_file(job)
+
+
+def _link(request: web.Request, job: Job) -> dict[str, str]:
+    url = content_url(request, job)
+    if url is None:
+        raise invalid("response_format", "response_format url needs a Host header, or --public-url here")
+    return {"url": url}
+
+
+async def _files(request: web.Request, jobs: Sequence[Job]) -> list[dict[str, str]]:
+    nbytes = sum(media_file(job).bytes for job in jobs)
+    if nbytes > MAX_REPLY_BYTES:
+        raise invalid(
+            "response_format", f"the images have {nbytes} bytes together: ask for response_format url"
+        )
+    return [{"b64_json": base64.b64encode(await media_bytes(request, job)).decode()} for job in jobs]
+
+
+def _unsupported(name: str, reason: str) -> ApiError:
+    return ApiError(400, f"{name} is not supported: {reason}", code="unsupported_field", param=name)

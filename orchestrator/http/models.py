@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from orchestrator.http.request import find_model
+from orchestrator.http.request import default_options, find_model
 from orchestrator.http.service import SERVICE
 from triptych_proto.control_pb2 import Model
 
@@ -30,6 +30,12 @@ def _representation(model: Model) -> dict[str, Any]:
         "created": 0,  # not known of a model folder, and required by OpenAI's clients
         "owned_by": "triptych",
         "family": model.family,
+        "output": model.output or "video",
+        "formats": list(model.formats),
+        "sound": model.sound,
+        "min_images": model.min_images,
+        "max_images": model.max_images,
+        "options": list(model.options),
         "spatial_multiple": model.spatial_multiple,
         "temporal_multiple": model.temporal_multiple,
         "max_pixels": model.max_pixels,
@@ -43,5 +49,6 @@ def _representation(model: Model) -> dict[str, Any]:
             "num_inference_steps": defaults.num_inference_steps,
             "guidance_scale": defaults.guidance_scale,
             "negative_prompt": defaults.negative_prompt,
+            **default_options(model),
         },
     }

@@ -19,6 +19,9 @@ from orchestrator.http.options import HttpOptions
 from orchestrator.http.service import OPTIONS
 
 METHODS = ("get", "put", "post", "delete", "patch")
+# The files of the folder openapi, in the order in which the page shows what they describe.
+PARTS = ("info", "videos", "following", "images", "cluster", "server", "requests", "replies", "common")
+SHARED = "x-shared"  # has a file's YAML anchors, and is no part of the document
 
 _PAGE_HEADERS = {
     "Content-Security-Policy": docs_page.CONTENT_SECURITY_POLICY,
@@ -78,9 +81,24 @@ def _document(url: str, keys: bool, token: bool, max_prompt: int, ignore_unknown
 
 @lru_cache(maxsize=1)
 def _source() -> dict[str, Any]:
-    text = resources.files(__package__).joinpath("openapi.yaml").read_bytes()
-    loaded: dict[str, Any] = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return loaded
+    folder, made = resources.files(__package__).joinpath("openapi"), dict[str, Any]()
+    for part in PARTS:
+        text = folder.joinpath(f"{part}.yaml").read_bytes()
+        loaded: dict[str, Any] = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        loaded.pop(SHARED, None)
+        join(made, loaded)
+    return made
+
+
+def join(made: dict[str, Any], part: Mapping[str, Any], place: str = "") -> None:
+    """Adds ``part`` to ``made``. Raises ValueError for what both have, objects aside."""
+    for key, value in part.items():
+        if key not in made:
+            made[key] = value
+        elif isinstance(value, dict) and isinstance(made[key], dict):
+            join(made[key], value, f"{place}/{key}")
+        else:
+            raise ValueError(f"the OpenAPI document has {place}/{key} twice")
 
 
 @lru_cache(maxsize=8)

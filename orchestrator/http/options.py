@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from orchestrator.http.api_keys import ApiKeys
 from orchestrator.http.signing import UrlSigner
-from orchestrator.webhook_targets import WebhookTargets
+from orchestrator.targets import Targets
 
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
@@ -28,7 +28,7 @@ class HttpOptions:
     """
 
     public_url: str | None = None
-    max_body_bytes: int = 1 << 20
+    max_body_bytes: int = 32 << 20
     max_fields: int = 64
     max_prompt_chars: int = 8192
     max_timeout_seconds: float = 3600.0  # that a request may ask for
@@ -38,12 +38,14 @@ class HttpOptions:
     api_keys: ApiKeys | None = None
     signer: UrlSigner | None = None
     cors_origins: tuple[str, ...] = ()  # of web pages that may use the API
-    webhook_targets: WebhookTargets | None = None  # that requests may name; None: no request may
+    webhook_targets: Targets | None = None  # that requests may name; None: no request may
+    reference_targets: Targets | None = None  # from which reference images may be fetched; None: from nobody
+    reference_timeout: float = 20.0  # to fetch one
     max_streams: int = 256  # of events, at one time
     heartbeat_seconds: float = 15.0  # between two signs of life on a stream where nothing happens
     send_timeout: float = 30.0  # for a client to take in an event, or the next piece of a reply
     header_timeout: float = 30.0  # to receive the first request of a connection
-    body_timeout: float = 30.0  # to receive a request's body
+    body_timeout: float = 60.0  # to receive a request's body
     linger_timeout: float = 10.0  # to take in what is left of a body after the reply, so that it is read
     download_timeout: float = 3600.0  # to send one video
     keepalive_timeout: float = 320.0
@@ -61,6 +63,7 @@ class HttpOptions:
         for name in (
             "max_timeout_seconds",
             "sync_timeout",
+            "reference_timeout",
             "header_timeout",
             "linger_timeout",
             "heartbeat_seconds",

@@ -51,7 +51,8 @@ async def _fields(request: web.Request, *names: str) -> dict[str, str]:
         raise ApiError(
             415, f"content-type {request.content_type} is not application/json", code="content_type"
         )
-    given = await read_fields(request, request.app[OPTIONS])
+    with request.app[SERVICE].references.share() as share:
+        given = await read_fields(request, request.app[OPTIONS], share)
     for name in given:
         if name not in names:
             raise invalid(name[:64], f"unknown field {name[:64]!r}; the fields are {', '.join(names)}")

@@ -10,6 +10,8 @@ from typing import Any
 
 from orchestrator.http.errors import ApiError, invalid
 from orchestrator.http.fields import MAX_UINT32
+from orchestrator.http.references import NAMES, Reference
+from orchestrator.http.video_fields import OPTIONS
 from triptych_proto.control_pb2 import Generation, Model
 
 # Drawn seeds stay below 2**53: clients whose JSON numbers are doubles can send one back unchanged.
@@ -24,20 +26,25 @@ class VideoRequest:
     generation: Generation
     priority: int = 0  # higher goes first
     timeout: float | None = None  # in seconds; None: the server's
+    references: tuple[Reference, ...] = ()
+    references_field: str = NAMES[0]  # that has them
 
 
 def parse_request(
     given: Mapping[str, Any], models: Sequence[Model], *, max_prompt_chars: int, max_timeout: float
 ) -> VideoRequest:
-    """The request with each of the fields ``VIDEO`` either as given or the default. ``max_timeout`` is in
-    seconds.
+    """The request with each of the fields ``VIDEO`` either as given or the default; fields of other requests
+    that are not among them mean nothing here. ``max_timeout`` is in seconds.
 
     Raises:
         ApiError: 404 for an unknown model, else 400 naming the field.
     """
-    model = _model(given, models)
+    model = choose_model(given, models)
     width, height = _size(given, model)
+    if makes_images(model):
+        _refuse_length(given, model)
     fps = given.get("fps", model.defaults.fps)
+    references_field, references = _references(given, model)
     generation = Generation(
         prompt=checked_prompt(given, max_prompt_chars),
         negative_prompt=_negative_prompt(given, model, max_prompt_chars),
@@ -48,13 +55,27 @@ def parse_request(
         num_inference_steps=given.get("num_inference_steps", model.defaults.num_inference_steps),
         guidance_scale=given.get("guidance_scale", model.defaults.guidance_scale),
         seed=given["seed"] if "seed" in given else secrets.randbits(SEED_BITS),
+        format=_format(given, model),
+        quality=_quality(given, model),
+        **_options(given, model, bool(references)),
     )
     if not 1 <= generation.num_inference_steps <= model.max_steps:
         steps = generation.num_inference_steps
         raise invalid(
             "num_inference_steps", f"num_inference_steps {steps} is not from 1 to {model.max_steps}"
         )
-    return VideoRequest(model, generation, given.get("priority", 0), _timeout(given, max_timeout))
+    return VideoRequest(
+        model,
+        generation,
+        given.get("priority", 0),
+        _timeout(given, max_timeout),
+        references,
+        references_field,
+    )
+
+
+def makes_images(model: Model) -> bool:
+    return model.output == "image"
 
 
 def find_model(name: str, models: Sequence[Model]) -> Model:
@@ -71,13 +92,93 @@ def find_model(name: str, models: Sequence[Model]) -> Model:
     )
 
 
-def _model(given: Mapping[str, Any], models: Sequence[Model]) -> Model:
+def choose_model(given: Mapping[str, Any], models: Sequence[Model]) -> Model:
+    """The one that is named, or the only one. Raises ApiError: 404 or 400."""
     if "model" in given:
         return find_model(given["model"], models)
     if len(models) != 1:
         served = ", ".join(model.name for model in models)
         raise invalid("model", f"model is missing; served: {served}")
     return models[0]
+
+
+def _refuse_length(given: Mapping[str, Any], model: Model) -> None:
+    for name, default in (
+        ("num_frames", model.defaults.num_frames),
+        ("seconds", 1),
+        ("fps", model.defaults.fps),
+    ):
+        if given.get(name, 1) not in (1, default):
+            raise invalid(
+                name, f"{name}: model {model.name} makes images, which have no length; leave it out"
+            )
+
+
+def _references(given: Mapping[str, Any], model: Model) -> tuple[str, tuple[Reference, ...]]:
+    """The field that has the reference images, and these."""
+    named = [name for name in NAMES if given.get(name)]
+    if len(named) > 1:
+        raise invalid(named[1], f"{named[1]} contradicts {named[0]}: only one of them can be given")
+    name = named[0] if named else next((name for name in NAMES if name in given), NAMES[0])
+    found: tuple[Reference, ...] = given.get(name, ())
+    if found and not model.max_images:
+        raise _unsupported(name, f"model {model.name} takes no reference images")
+    if len(found) < model.min_images:
+        needed = "a reference image" if model.min_images == 1 else f"{model.min_images} reference images"
+        raise invalid(name, f"{name}: model {model.name} needs {needed}, and there are {len(found)}")
+    if len(found) > model.max_images:
+        limit = f"at most {model.max_images} reference images"
+        raise invalid(name, f"{name}: model {model.name} takes {limit}, not {len(found)}")
+    return name, found
+
+
+def _options(given: Mapping[str, Any], model: Model, has_references: bool) -> dict[str, Any]:
+    """Those of the optional fields of a Generation that are given, or that the model has defaults of."""
+    options = {field.name: given[field.name] for field in OPTIONS if field.name in given}
+    for name in options:
+        if name not in model.options:
+            raise _unsupported(name, f"model {model.name} has no such option")
+    if "strength" in options and not has_references:
+        raise invalid("strength", "strength needs a reference image, which it says how far to leave")
+    defaults = {name: value for name, value in default_options(model).items() if name in model.options}
+    if not has_references:
+        defaults.pop("strength", None)
+    return {**defaults, **options}
+
+
+def default_options(model: Model) -> dict[str, Any]:
+    """Those of the optional fields of a Generation of which the model has defaults."""
+    names = [field.name for field in OPTIONS]
+    return {name: getattr(model.defaults, name) for name in names if model.defaults.HasField(name)}  # type: ignore[arg-type]
+
+
+def _format(given: Mapping[str, Any], model: Model) -> str:
+    """Of the file; empty for the model's default."""
+    wanted: str = given.get("output_format", "")
+    if wanted and wanted not in model.formats:
+        formats = f"one of {', '.join(model.formats)}" if model.formats else "nothing: there is one format"
+        message = f"output_format: model {model.name} does not make {wanted[:32]!r}; expected {formats}"
+        raise invalid("output_format", message)
+    return wanted
+
+
+def _quality(given: Mapping[str, Any], model: Model) -> int:
+    """Of a lossy picture, 1 to 100; 0 for the default. OpenAI's field is called by the opposite."""
+    wanted: int | None = given.get("output_compression")
+    if wanted is None:
+        return 0
+    if not makes_images(model):
+        raise _unsupported("output_compression", "the quality of a video file is fixed")
+    format = given.get("output_format") or next(iter(model.formats), "png")
+    if format == "png" and wanted != 100:
+        raise invalid(
+            "output_compression", "output_compression needs output_format jpeg or webp: PNG is lossless"
+        )
+    return max(wanted, 1)
+
+
+def _unsupported(name: str, reason: str) -> ApiError:
+    return ApiError(400, f"{name} is not supported: {reason}", code="unsupported_field", param=name)
 
 
 def _timeout(given: Mapping[str, Any], limit: float) -> float | None:

@@ -14,6 +14,7 @@ from aiohttp import web
 from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Job, Once
 from orchestrator.previews import Previews
+from orchestrator.reference_memory import ReferenceMemory
 from transfer.urls import EndpointURL
 from triptych_proto.control_pb2 import Generation, Model
 
@@ -23,6 +24,7 @@ class VideoService(Protocol):
 
     registry: prometheus_client.CollectorRegistry
     previews: Previews
+    references: ReferenceMemory
 
     @property
     def retention_seconds(self) -> float | None:
@@ -41,16 +43,20 @@ class VideoService(Protocol):
         remixed_from: str | None = None,
         webhook_url: str | None = None,
         once: Once | None = None,
+        images: Sequence[bytes] = (),
     ) -> Job:
         """A new job, stored durably; it fails when ``timeout`` seconds are over; ``webhook_url`` is
-        told of its end. With ``once`` it may be
-        another, earlier one: that of the same key, whose ``request_hash`` need not be the same.
+        told of its end; ``images`` are its reference images. With ``once`` it may be another, earlier one:
+        that of the same key, whose ``request_hash`` need not be the same.
 
-        Raises ApiError: 429 (queue full) or 503 (no instance of a role for too long).
+        Raises ApiError: 429 (queue or memory full) or 503 (no instance of a role for too long).
         """
 
     async def submitted(self, key: str) -> Job | None:
         """The job that a request with this key in its ``Once`` has made."""
+
+    async def images(self, job_id: str) -> tuple[bytes, ...]:
+        """The reference images of a job that has not failed."""
 
     async def finished(self, job_id: str) -> Job | None:
         """The job as soon as it is over; None as soon as there is no such job."""

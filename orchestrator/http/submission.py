@@ -1,10 +1,10 @@
-"""From a request's body to a stored job: the one way that all requests for videos take."""
+"""From a request's body to stored jobs: the one way that all requests for videos and images take."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -12,18 +12,24 @@ from aiohttp import web
 
 from orchestrator.http import idempotency
 from orchestrator.http.auth import caller
-from orchestrator.http.body import read_fields
+from orchestrator.http.body import off_loop, read_fields
 from orchestrator.http.errors import ApiError, invalid, request_id
-from orchestrator.http.fields import Given
+from orchestrator.http.fields import Fields, Given
 from orchestrator.http.health import not_ready
 from orchestrator.http.options import HttpOptions
-from orchestrator.http.request import parse_request
+from orchestrator.http.reference_urls import ReferenceFetcher
+from orchestrator.http.references import MAX_BYTES, Link
+from orchestrator.http.request import VideoRequest, parse_request
 from orchestrator.http.service import OPTIONS, SERVICE
+from orchestrator.http.video_fields import OPTIONS as MODEL_OPTIONS
 from orchestrator.http.video_fields import REMIX, VIDEO
 from orchestrator.jobs import Job, Once, Status
+from orchestrator.reference_memory import Share
+from triptych_proto.control_pb2 import Model
 
 log = logging.getLogger(__name__)
 
+FETCHER = web.AppKey("reference_fetcher", ReferenceFetcher)
 IGNORED_HEADER = "X-Ignored-Fields"
 MAX_IGNORED = 16  # shown
 
@@ -48,64 +54,120 @@ async def submit(request: web.Request, *, max_seconds: float | None = None) -> S
     Raises ApiError: 400, 404 or 409 for what is asked, 408, 413 or 415 for the body, 429 or 503 when it
     cannot be taken now.
     """
-    given = await _given(request)
-    once = idempotency.once(request, given.values)
-    return await _submit(request, given, once, given.values, None, max_seconds)
+    with request.app[SERVICE].references.share() as share:
+        given = await read(request, VIDEO, share)
+        once = await off_loop(request, idempotency.once, request, given.values)
+        # Before anything is checked: what was taken once stays taken, whatever has changed since.
+        job = await earlier(request, once)
+        if job is None:
+            wanted = wanted_of(request, given.values)
+            images = await images_of(request, wanted, share)
+            webhook_url = _webhook_url(given.values, request.app[OPTIONS])
+            share.give_back()  # the job takes up the same at once
+            job = await store(request, wanted, images, once, max_seconds=max_seconds, webhook_url=webhook_url)
+    return Submission(job, once is not None, given.ignored)
 
 
 async def remix(request: web.Request, source: Job) -> Submission:
     """The same video from another prompt; with the same noise, unless a seed is given. Raises as above."""
-    given = await _given(request)
-    for name in given.values:
-        if name not in REMIX:
-            raise invalid(name, f"{name} of a remix is that of its source; {', '.join(REMIX)} can be given")
-    once = idempotency.once(request, {"remix": source.id, **given.values})
-    _require_completed(source)
-    return await _submit(request, given, once, {**_fields(source), **given.values}, source.id, None)
-
-
-async def _given(request: web.Request) -> Given:
-    options = request.app[OPTIONS]
-    fields = await read_fields(request, options)
-    return VIDEO.parse(fields, ignore_unknown=options.ignore_unknown_fields)
-
-
-async def _submit(
-    request: web.Request,
-    given: Given,
-    once: Once | None,
-    values: Mapping[str, Any],
-    source: str | None,
-    max_seconds: float | None,
-) -> Submission:
-    service, options = request.app[SERVICE], request.app[OPTIONS]
-    # Before anything is checked: what was taken once stays taken, whatever has changed since.
-    job = None if once is None else await service.submitted(once.key)
-    if job is None:
-        models = service.models()
-        if not models:
-            raise not_ready("no role has introduced itself yet, so no model is known")
-        wanted = parse_request(
-            values,
-            models,
-            max_prompt_chars=options.max_prompt_chars,
-            max_timeout=options.max_timeout_seconds,
-        )
-        limits = [seconds for seconds in (wanted.timeout, max_seconds) if seconds is not None]
-        job = await service.submit(
-            wanted.model.name,
-            wanted.generation,
-            priority=wanted.priority,
-            timeout=min(limits, default=None),
-            remixed_from=source,
-            webhook_url=_webhook_url(values, options),
-            once=once,
-        )
-        if who := caller(request):
-            log.info("job=%s request=%s key=%s", job.id, request_id(request), who)
-    if once is not None:
-        idempotency.same(job, once)
+    service = request.app[SERVICE]
+    with service.references.share() as share:
+        given = await read(request, VIDEO, share)
+        for name in given.values:
+            if name not in REMIX:
+                message = f"{name} of a remix is that of its source; {', '.join(REMIX)} can be given"
+                raise invalid(name, message)
+        once = idempotency.once(request, {"remix": source.id, **given.values})
+        job = await earlier(request, once)
+        if job is None:
+            _require_completed(source)
+            images = await service.images(source.id)
+            wanted = wanted_of(request, {**_fields(source, images), **given.values})
+            webhook_url = _webhook_url(given.values, request.app[OPTIONS])
+            share.give_back()
+            job = await store(request, wanted, images, once, source=source.id, webhook_url=webhook_url)
     return Submission(job, once is not None, given.ignored)
+
+
+# ---- the steps
+
+
+async def read(request: web.Request, fields: Fields, share: Share) -> Given:
+    """What the body gives; ``share`` grows with it."""
+    options = request.app[OPTIONS]
+    raw = await read_fields(request, options, share)
+    return await off_loop(request, _parse, fields, raw, options.ignore_unknown_fields)
+
+
+def _parse(fields: Fields, raw: Mapping[str, object], ignore_unknown: bool) -> Given:
+    given = fields.parse(raw, ignore_unknown=ignore_unknown)
+    # A field of images that has none asks for nothing.
+    return replace(given, values={name: value for name, value in given.values.items() if value != ()})
+
+
+async def earlier(request: web.Request, once: Once | None) -> Job | None:
+    """The job that an equal request has made. Raises ApiError, 409, where the key is another request's."""
+    job = None if once is None else await request.app[SERVICE].submitted(once.key)
+    return job if job is None or once is None else idempotency.same(job, once)
+
+
+def served(request: web.Request) -> Sequence[Model]:
+    models = request.app[SERVICE].models()
+    if not models:
+        raise not_ready("no role has introduced itself yet, so no model is known")
+    return models
+
+
+def wanted_of(request: web.Request, values: Mapping[str, Any]) -> VideoRequest:
+    options = request.app[OPTIONS]
+    return parse_request(
+        values,
+        served(request),
+        max_prompt_chars=options.max_prompt_chars,
+        max_timeout=options.max_timeout_seconds,
+    )
+
+
+async def images_of(request: web.Request, wanted: VideoRequest, share: Share) -> tuple[bytes, ...]:
+    """The reference images, fetched where need be; ``share`` grows with those."""
+    name, limit = wanted.references_field, min(request.app[OPTIONS].max_body_bytes, MAX_BYTES)
+    left = limit - sum(len(image) for image in wanted.references if isinstance(image, bytes))
+    if left < 0:
+        message = f"{name}: the images have {limit - left} bytes together; at most {limit} are taken"
+        raise ApiError(413, message, code="body_too_large", param=name)
+    images: list[bytes] = []
+    for image in wanted.references:
+        if isinstance(image, Link):
+            image = await request.app[FETCHER].fetch(name, image.url, left, share)
+            left -= len(image)
+        images.append(image)
+    return tuple(images)
+
+
+async def store(
+    request: web.Request,
+    wanted: VideoRequest,
+    images: Sequence[bytes],
+    once: Once | None,
+    *,
+    max_seconds: float | None = None,
+    source: str | None = None,
+    webhook_url: str | None = None,
+) -> Job:
+    limits = [seconds for seconds in (wanted.timeout, max_seconds) if seconds is not None]
+    job = await request.app[SERVICE].submit(
+        wanted.model.name,
+        wanted.generation,
+        priority=wanted.priority,
+        timeout=min(limits, default=None),
+        remixed_from=source,
+        webhook_url=webhook_url,
+        once=once,
+        images=images,
+    )
+    if who := caller(request):
+        log.info("job=%s request=%s key=%s", job.id, request_id(request), who)
+    return job if once is None else idempotency.same(job, once)
 
 
 def _webhook_url(values: Mapping[str, Any], options: HttpOptions) -> str | None:
@@ -120,11 +182,18 @@ def _webhook_url(values: Mapping[str, Any], options: HttpOptions) -> str | None:
         raise invalid("webhook_url", f"webhook_url: {error}") from None
 
 
-def _fields(job: Job) -> dict[str, Any]:
+def _fields(job: Job, images: tuple[bytes, ...]) -> dict[str, Any]:
     """The fields of a request for just that video."""
     generation = job.generation
     names = ("width", "height", "num_frames", "fps", "num_inference_steps", "guidance_scale", "seed")
-    fields = {name: getattr(generation, name) for name in names}
+    options = [field.name for field in MODEL_OPTIONS if generation.HasField(field.name)]  # type: ignore[arg-type]
+    fields = {name: getattr(generation, name) for name in (*names, *options)}
+    if generation.format:
+        fields["output_format"] = generation.format
+    if generation.quality:
+        fields["output_compression"] = generation.quality
+    if images:
+        fields["input_reference"] = images
     return {**fields, "model": job.model, "negative_prompt": generation.negative_prompt}
 
 

@@ -13,20 +13,28 @@ from orchestrator.http.fields import (
     size,
     text,
 )
+from orchestrator.http.references import NAMES as REFERENCES
+from orchestrator.http.references import references
 
-_IMAGES = "no model served here takes reference images"
 _VIDEOS = "no model served here takes a video"
 _COUNT = "a request makes one video; send several"
 _QUALITY = "the file's quality is fixed"
-_GUIDANCE = "no model served here has a second guidance scale"
-_SCHEDULE = "a model's own schedule is used"
-_LENGTH = "a model's own limit on the prompt is used"
 _CACHING = "no step of a model is skipped"
 _AFTERWARDS = "nothing is done to the frames after decoding"
 _LORA = "no model served here takes a LoRA"
 _PATHS = "the server neither reads nor writes files that a client names"
 _PROFILE = "a request cannot profile the server"
 _STREAM = "a video is not streamed while it is made"
+
+# Named as in Generation; a model says in its options which of them it has.
+OPTIONS = (
+    Field("guidance_scale_2", number, 0, 100),
+    Field("true_cfg_scale", number, 0, 100),
+    Field("flow_shift", number, 0.001, 1000),
+    Field("max_sequence_length", integer, 1, 65536),
+    Field("strength", number, 0, 1),
+)
+FILE = (Field("output_format", text), Field("output_compression", integer, 0, 100))
 
 VIDEO = Fields(
     (
@@ -41,6 +49,9 @@ VIDEO = Fields(
         Field("num_frames", integer, 1, MAX_UINT32),
         Field("num_inference_steps", integer, 1, MAX_UINT32),
         Field("guidance_scale", number, 0, 100),
+        *OPTIONS,
+        *(Field(name, references) for name in REFERENCES),
+        *FILE,
         Field("seed", integer, 0, MAX_UINT64),
         Field("priority", integer, -10, 10),
         Field("timeout", number, 1, 86400),
@@ -48,11 +59,6 @@ VIDEO = Fields(
         Field("user", text),  # OpenAI's tag of an end user: accepted, and of no effect
     ),
     (
-        Unsupported("input_reference", _IMAGES),
-        Unsupported("input_references", _IMAGES),
-        Unsupported("image", _IMAGES),
-        Unsupported("image_reference", _IMAGES),
-        Unsupported("reference_url", _IMAGES),
         Unsupported("video", _VIDEOS),
         Unsupported("video_reference", _VIDEOS),
         Unsupported("video_url", _VIDEOS),
@@ -61,11 +67,6 @@ VIDEO = Fields(
         Unsupported("num_outputs_per_prompt", _COUNT, (1, "1")),
         Unsupported("quality", _QUALITY, ("auto", "standard")),
         Unsupported("output_quality", _QUALITY, ("default",)),
-        Unsupported("output_compression", _QUALITY),
-        Unsupported("guidance_scale_2", _GUIDANCE),
-        Unsupported("true_cfg_scale", _GUIDANCE),
-        Unsupported("flow_shift", _SCHEDULE),
-        Unsupported("max_sequence_length", _LENGTH),
         Unsupported("enable_teacache", _CACHING),
         Unsupported("cache_dit_params", _CACHING),
         Unsupported("enable_frame_interpolation", _AFTERWARDS),

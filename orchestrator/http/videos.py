@@ -91,10 +91,11 @@ def base_url(request: web.Request) -> str | None:
 
 def represent(request: web.Request, job: Job) -> dict[str, Any]:
     """The job as this client sees it."""
-    return representation(job, _content_url(request, job), request.app[SERVICE].retention_seconds)
+    return representation(job, content_url(request, job), request.app[SERVICE].retention_seconds)
 
 
-def _content_url(request: web.Request, job: Job) -> str | None:
+def content_url(request: web.Request, job: Job) -> str | None:
+    """The link to the file, for those without a key too; None where nothing says under which name."""
     base, signer = base_url(request), request.app[OPTIONS].signer
     if base is None:
         return None

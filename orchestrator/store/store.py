@@ -15,19 +15,20 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from orchestrator.jobs import Job
+from orchestrator.jobs import Job, Status
 from orchestrator.store import rows
 from orchestrator.store.database import Database
 from orchestrator.store.errors import StoreError
 from orchestrator.store.migrate import migrate
 from orchestrator.store.statements import FINAL, UNFINISHED, batches, lock, read
-from orchestrator.store.tables import clock, identity, jobs, orchestrators
+from orchestrator.store.tables import clock, identity, jobs, orchestrators, reference_images
 
 OVERLAP_SECONDS = 10.0  # longer than a write takes from reading the clock to its commit
 KEEP_DELETED_SECONDS = 600.0  # for other orchestrators to notice
@@ -92,9 +93,11 @@ class JobStore:
 
     # ---- jobs
 
-    async def add(self, job: Job) -> Job:
+    async def add(self, job: Job, images: Sequence[bytes] = ()) -> Job:
         """Returns it or, where there is one, the earlier job of the same idempotency key: then that one stays
         the only one, also when several orchestrators are asked at once. StoreError if its id is taken.
+
+        ``images`` are its reference images, in order. They go when the job fails or is deleted.
         """
         row = rows.row(job)
         insert = postgresql.insert if self.shared else sqlite.insert
@@ -103,6 +106,9 @@ class JobStore:
 
         def add(connection: sa.Connection) -> Job:
             if connection.execute(put.returning(jobs.c.id), row).scalar() is not None:
+                for position, data in enumerate(images):
+                    values = {"job_id": job.id, "position": position, "data": data}
+                    connection.execute(sa.insert(reference_images), values)
                 return job
             earlier = read(connection, jobs.c.idempotency_key == job.idempotency_key)
             if not earlier:
@@ -151,6 +157,21 @@ class JobStore:
         """All jobs, oldest first."""
         return await self._transact(lambda connection: read(connection, ~jobs.c.deleted))
 
+    async def images(self, job_ids: Sequence[str]) -> dict[str, tuple[bytes, ...]]:
+        """The reference images of those of the jobs that have any."""
+        column = reference_images.c.job_id
+
+        def owners(connection: sa.Connection) -> list[str]:
+            queries = (sa.select(column).where(column.in_(batch)).distinct() for batch in batches(job_ids))
+            return [job_id for query in queries for job_id in connection.execute(query).scalars()]
+
+        def images(connection: sa.Connection, job_id: str) -> tuple[bytes, ...]:
+            query = sa.select(reference_images.c.data).where(column == job_id)
+            return tuple(connection.execute(query.order_by(reference_images.c.position)).scalars())
+
+        found = await self._transact(owners)
+        return {job_id: await self._transact(partial(images, job_id=job_id)) for job_id in found}
+
     async def expired(self, before: float, limit: int) -> list[Job]:
         """Up to ``limit`` jobs that were over before that time, in seconds since the epoch; oldest first."""
         query = (
@@ -168,6 +189,7 @@ class JobStore:
         def delete(connection: sa.Connection) -> None:
             for batch in batches(ids):
                 these = jobs.c.id.in_(batch)
+                connection.execute(sa.delete(reference_images).where(reference_images.c.job_id.in_(batch)))
                 if not self.shared:
                     connection.execute(sa.delete(jobs).where(these))
                     continue
@@ -292,6 +314,9 @@ class JobStore:
         if writable:
             write = sa.update(jobs).where(jobs.c.id == sa.bindparam("key")).values(updated_at=clock())
             connection.execute(write, [{**new[job_id], "key": job_id} for job_id in sorted(writable)])
+            failed = [job_id for job_id in writable if new[job_id]["status"] == Status.FAILED.value]
+            for batch in batches(failed):
+                connection.execute(sa.delete(reference_images).where(reference_images.c.job_id.in_(batch)))
         return [job_id for job_id in new if job_id not in writable]
 
     async def _transact(self, work: Callable[[sa.Connection], T]) -> T:

@@ -72,6 +72,14 @@ jobs = sa.Table(
 )
 sa.Index("ix_jobs_deleted", jobs.c.id, postgresql_where=jobs.c.deleted, sqlite_where=jobs.c.deleted)
 
+reference_images = sa.Table(
+    "reference_images",
+    metadata,
+    sa.Column("job_id", sa.String(64), primary_key=True),
+    sa.Column("position", sa.Integer, primary_key=True, autoincrement=False),  # among the job's, from 0
+    sa.Column("data", sa.LargeBinary, nullable=False),  # the file as it came
+)
+
 identity = sa.Table("identity", metadata, sa.Column("id", sa.String(32), primary_key=True))  # one row
 
 orchestrators = sa.Table(

@@ -13,6 +13,7 @@ from transfer.manifest import Value
 from triptych_proto.control_pb2 import Generation, Model
 
 __all__ = [
+    "CacheStats",
     "Cancelled",
     "Control",
     "Decoded",
@@ -21,6 +22,7 @@ __all__ = [
     "ModelError",
     "RoleModel",
     "Sound",
+    "USUAL_PIXELS",
     "Value",
 ]
 
@@ -37,13 +39,31 @@ class Cancelled(Exception):
     """Raised inside a run that nobody wants any more."""
 
 
+USUAL_PIXELS = 1280 * 720
+
+
 @dataclass(frozen=True)
 class Limits:
     """The largest request that is admitted."""
 
-    max_pixels: int = 1280 * 720  # width * height
-    max_frames: int = 121
+    max_pixels: int | None = None  # width * height; None: USUAL_PIXELS, or what the model makes by default
+    max_frames: int = 129
     max_steps: int = 200
+
+
+EMBEDDING_CACHE_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """Of a cache, since it was made; a hit or a miss is one text in one text encoder."""
+
+    hits: int
+    misses: int
+    evictions: int
+    entries: int
+    bytes: int
+    limit_bytes: int
 
 
 class Control(Protocol):
@@ -70,6 +90,7 @@ class Decoded:
 
     frames: Iterator[np.ndarray]  # uint8 (n, height, width, 3) in order, each as soon as it exists
     sound: Sound | None = None
+    size: tuple[int, int] | None = None  # width and height, where a reference image has changed the request's
 
 
 class RoleModel(Protocol):
@@ -107,4 +128,8 @@ class RoleModel(Protocol):
 
     def output_bytes(self, generation: Generation) -> int:
         """An upper bound for the payload of this request's output."""
+        ...
+
+    def cache_stats(self) -> CacheStats | None:
+        """Of the cache of text embeddings, from any thread; None where there is none."""
         ...

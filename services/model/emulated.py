@@ -19,8 +19,8 @@ import xxhash
 from PIL.Image import Image
 
 from services.media.formats import IMAGE, VIDEO, formats_of
-from services.model.base import Control, Decoded, Limits, ModelError, Sound, Value
-from services.model.request import check_request
+from services.model.base import USUAL_PIXELS, CacheStats, Control, Decoded, Limits, ModelError, Sound, Value
+from services.model.request import check_images, check_request
 from services.model_source import EMULATED
 from services.role import Role
 from triptych_proto.control_pb2 import Generation, Model
@@ -39,6 +39,7 @@ class Emulation:
     embeddings: int = 4096
     latents: int = 4096
     grain: int = 0  # 1: frames of noise, which make a large file
+    images: tuple[int, int] = (0, 0)  # reference images: at least, at most
     fatal: str = ""  # a stage: with the word "fatal" in its prompt it ends its process
     output: str = VIDEO
     sound: int = 0  # samples per second of the videos' sound; 0: they are silent
@@ -51,6 +52,7 @@ class Emulation:
             "embeddings": int,
             "latents": int,
             "grain": int,
+            "images": _range,
             "fatal": _stage,
             "output": _output,
             "sound": _rate,
@@ -63,7 +65,7 @@ class Emulation:
             except (KeyError, ValueError):
                 raise ModelError(
                     f"{model}: expected KEY=NUMBER with one of {', '.join(known)} (of fatal the name of a"
-                    f" stage, of output {VIDEO} or {IMAGE}), found {part!r}"
+                    f" stage, of output {VIDEO} or {IMAGE}, of images N or MIN-MAX), found {part!r}"
                 ) from None
         emulation = Emulation(**given)
         if emulation.output == IMAGE and emulation.sound:
@@ -91,13 +93,15 @@ class EmulatedModel:
             fingerprint=fingerprint,
             spatial_multiple=2,
             temporal_multiple=4,
-            max_pixels=limits.max_pixels,
+            max_pixels=limits.max_pixels or USUAL_PIXELS,
             max_frames=limits.max_frames if self._emulation.output == VIDEO else 1,
             max_steps=limits.max_steps,
             defaults=defaults,
             negative_prompt=True,
             output=self._emulation.output,
             sound=bool(self._emulation.sound),
+            min_images=self._emulation.images[0],
+            max_images=self._emulation.images[1],
         )
         self.facts.formats.extend(formats_of(self.facts))
 
@@ -114,6 +118,9 @@ class EmulatedModel:
     def output_bytes(self, generation: Generation) -> int:
         return self._bytes_out[self._role]
 
+    def cache_stats(self) -> CacheStats | None:
+        return None
+
     def run(
         self,
         generation: Generation,
@@ -125,7 +132,9 @@ class EmulatedModel:
         self._die_of(generation)
         if self._role is Role.ENCODER:
             time.sleep(self._emulation.encode)
-            key = _digest(generation.prompt.encode(), generation.negative_prompt.encode())
+            check_images(self.facts, generation, images)
+            pictures = [str(image.size).encode() + image.tobytes() for image in images]
+            key = _digest(generation.prompt.encode(), generation.negative_prompt.encode(), *pictures)
             return {"embeddings": _noise(key, self._emulation.embeddings)}
         steps = generation.num_inference_steps
         key = _digest(
@@ -193,6 +202,15 @@ def _rate(text: str) -> int:
     if not 8_000 <= int(text) <= 192_000:
         raise ValueError(text)
     return int(text)
+
+
+def _range(text: str) -> tuple[int, int]:
+    """``2`` or ``0-2``."""
+    least, dash, most = text.partition("-")
+    low, high = int(least), int(most if dash else least)
+    if not 0 <= low <= high:
+        raise ValueError(text)
+    return low, high
 
 
 def _digest(*parts: bytes | memoryview) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,14 @@ from services.model.base import ModelError
 from services.model_source import INDEX, problem
 
 SERVING = "triptych.json"
-CONFIG_NAMES = ("config.json", "scheduler_config.json", "tokenizer_config.json", "preprocessor_config.json")
+CONFIG_NAMES = (
+    "config.json",
+    "scheduler_config.json",
+    "tokenizer_config.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "guider_config.json",
+)
 # Small, and every role reads the configs of all components. Weights never match: "*" crosses folders.
 HUB_CONFIG_FILES = ["*.json", "*.txt", "*.model", "*.jinja"]
 HUB_WEIGHT_FILES = "*.safetensors"
@@ -22,7 +29,7 @@ HUB_WEIGHT_FILES = "*.safetensors"
 
 @dataclass(frozen=True)
 class ServingDefaults:
-    """What a request that leaves a field out gets."""
+    """What a request that leaves a field out gets. None: what the model does by itself."""
 
     width: int
     height: int
@@ -30,6 +37,11 @@ class ServingDefaults:
     fps: float
     num_inference_steps: int
     guidance_scale: float
+    guidance_scale_2: float | None = None
+    true_cfg_scale: float | None = None
+    flow_shift: float | None = None
+    max_sequence_length: int | None = None
+    strength: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,10 @@ class ModelFolder:
             if isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry)
         }
 
+    def has_config(self, component: str) -> bool:
+        """Whether the folder has this component's config."""
+        return component in self.components and bool(self._find_configs(component))
+
     def config(self, component: str) -> Mapping[str, Any]:
         """A component's config."""
         return _read_object(self._config_paths(component)[0])
@@ -67,18 +83,25 @@ class ModelFolder:
         return digest.hexdigest()[:16]
 
     def serving_defaults(self, family: ServingDefaults) -> ServingDefaults:
-        """The family's, where ``triptych.json`` does not say otherwise."""
+        """The family's, where ``triptych.json`` or a guider of the model's own does not say otherwise."""
+        if self.has_config("guider"):
+            guider = self.config("guider")
+            scale = (
+                guider.get("guidance_scale", family.guidance_scale) if guider.get("enabled", True) else 1.0
+            )
+            family = replace(family, guidance_scale=float(scale))
         path = self.path / SERVING
         if not path.exists():
             return family
         given = _read_object(path)
-        known = {field.name: type(getattr(family, field.name)) for field in fields(family)}
+        known = {field.name: int if "int" in str(field.type) else float for field in fields(family)}
         for key, value in given.items():
             if key not in known:
                 raise ModelError(f"{path}: unknown key {key!r}, expected some of {', '.join(known)}")
-            if isinstance(value, bool) or not isinstance(value, (int, known[key])) or value <= 0:
+            number = isinstance(value, (int, known[key])) and not isinstance(value, bool)
+            if not number or (value <= 0 and not (value == 0 and key == "guidance_scale")):
                 raise ModelError(f"{path}: {key} is {value!r}, expected a positive {known[key].__name__}")
-        return ServingDefaults(**{key: given.get(key, getattr(family, key)) for key in known})
+        return replace(family, **given)
 
     def fetch_weights(self, components: Iterable[str]) -> None:
         """Downloads the weights of these components; a local folder is taken as it is."""
@@ -88,11 +111,15 @@ class ModelFolder:
             _download(self.hub_id, patterns, revision=self.path.name)
 
     def _config_paths(self, component: str) -> list[Path]:
-        directory = self.path / component
-        found = [directory / name for name in CONFIG_NAMES if (directory / name).is_file()]
+        found = self._find_configs(component)
         if not found:
+            directory = self.path / component
             raise ModelError(f"{directory}: no config there; every role needs the configs of all components")
         return found
+
+    def _find_configs(self, component: str) -> list[Path]:
+        directory = self.path / component
+        return [directory / name for name in CONFIG_NAMES if (directory / name).is_file()]
 
 
 def open_folder(model: str) -> ModelFolder:

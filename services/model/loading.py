@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import diffusers
@@ -11,12 +14,16 @@ import transformers
 
 from services.model.adapter import ModularRole
 from services.model.base import Limits, ModelError
-from services.model.families import FAMILIES, Family
+from services.model.embedding_cache import EmbeddingCache
+from services.model.facts import facts_of, options_of
+from services.model.families import Family, ModularFamily, StandardFamily, family_of
 from services.model.folder import ModelFolder, open_folder
-from services.model.proxies import attach_proxies
-from services.model.split import split
+from services.model.proxies import component_class, proxies
+from services.model.split import components, split
+from services.model.standard import StandardRole
+from services.model.weights import load_components
 from services.role import Role
-from triptych_proto.control_pb2 import Generation, Model
+from triptych_proto.control_pb2 import Model
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -30,7 +37,8 @@ def load(
     name: str | None,
     limits: Limits,
     threads: int | None,
-) -> ModularRole:
+    embedding_cache: int,
+) -> ModularRole | StandardRole:
     """As ``services.model.open_model``, for models that have weights."""
     _quieten()
     # Results depend on the count; said outright, MKL no longer adapts it by itself.
@@ -38,23 +46,82 @@ def load(
     place = _device(device)
     precision = _dtype(dtype, place)
     folder = open_folder(model)
-    family = _family(folder)
-    fingerprint = folder.fingerprint()
+    family = family_of(folder)
     dtypes = {c: torch.float32 if c in family.float32 else precision for c in folder.components}
 
+    opened = _Opened(role, folder, dtypes, place, limits, name or folder.name, embedding_cache)
+    if isinstance(family, StandardFamily):
+        return _open_standard(opened, family, precision)
+    assert isinstance(family, ModularFamily)
+    return _open_modular(opened, family, precision)
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """What both kinds of adapter need."""
+
+    role: Role
+    folder: ModelFolder
+    dtypes: Mapping[str, torch.dtype]
+    device: torch.device
+    limits: Limits
+    name: str
+    embedding_cache: int  # bytes
+
+    def cache(self, *cached: object) -> EmbeddingCache | None:
+        """If this is an encoder that has anything to be ``cached``."""
+        wanted = self.role is Role.ENCODER and self.embedding_cache and any(cached)
+        return EmbeddingCache(self.embedding_cache) if wanted else None
+
+    def facts(self, pipeline: Any, family: Family, options: list[str]) -> Model:
+        facts = facts_of(pipeline, self.folder, family, self.limits, options)
+        facts.name = self.name
+        facts.fingerprint = self.folder.fingerprint()
+        return facts
+
+
+def _open_modular(opened: _Opened, family: ModularFamily, precision: torch.dtype) -> ModularRole:
+    role, folder, device = opened.role, opened.folder, opened.device
     pipeline_class = getattr(diffusers, family.modular_pipeline)
-    parts = split(getattr(diffusers, pipeline_class.default_blocks_name)())
+    blocks = getattr(diffusers, pipeline_class.default_blocks_name)()
+    family.mend(blocks)
     # The index is passed along: a modular index in the same folder may point to other models.
     pipeline = pipeline_class(
-        blocks=parts[role], pretrained_model_name_or_path=str(folder.path), config_dict=dict(folder.index)
+        blocks=split(blocks)[role],
+        pretrained_model_name_or_path=str(folder.path),
+        config_dict=dict(folder.index),
     )
-    _load_components(pipeline, folder, dtypes, place)
-    attach_proxies(pipeline, folder, dtypes)
+    config_only = family.config_only.get(role, frozenset())
+    held = components(blocks, role, family.workflows) - config_only
+    kinds = {
+        name: pipeline.get_component_spec(name).type_hint
+        for name in pipeline.null_component_names
+        if name in held
+    }
+    pipeline.register_components(**load_components(folder, kinds, opened.dtypes, device))
+    present = {name for name, part in pipeline.components.items() if part is not None}
+    for name, proxy in proxies(folder, present, opened.dtypes, device, config_only).items():
+        setattr(pipeline, name, proxy)
+    facts = opened.facts(pipeline, family, options_of(blocks, folder, family))
+    cache = opened.cache(family.texts, family.cached_block)
+    return ModularRole(role, family, pipeline, blocks, facts, device, precision, cache)
 
-    facts = _facts(pipeline, folder, family, limits)
-    facts.name = name or folder.name
-    facts.fingerprint = fingerprint
-    return ModularRole(role, family, pipeline, parts, facts, limits, place, precision)
+
+def _open_standard(opened: _Opened, family: StandardFamily, precision: torch.dtype) -> StandardRole:
+    role, folder, device = opened.role, opened.folder, opened.device
+    known = folder.components
+    # Named or not: one that the index lacks is missed when it is loaded.
+    kinds = {name: component_class(*known.get(name, ("", ""))) for name in family.holds[role]}
+    parts = load_components(folder, kinds, opened.dtypes, device)
+    parts |= proxies(folder, parts.keys(), opened.dtypes, device)
+    options = {name: value for name, value in folder.index.items() if not isinstance(value, list)}
+    kind = getattr(diffusers, family.index_class)
+    asked = inspect.signature(kind.__init__).parameters
+    given = {name: {**options, **parts}.get(name) for name in asked if name != "self"}
+    pipeline = kind(**given)
+    facts = opened.facts(pipeline, family, options_of(None, folder, family))
+    cache = opened.cache(family.texts)
+    return StandardRole(role, family, pipeline, facts, device, precision, cache)
 
 
 def _quieten() -> None:
@@ -83,79 +150,11 @@ def _dtype(text: str, device: torch.device) -> torch.dtype:
         return torch.float32 if device.type == "cpu" else torch.bfloat16
     if text not in DTYPES:
         raise ModelError(f"dtype {text!r} is unknown, expected auto, {', '.join(DTYPES)}")
+    try:
+        # What all models do, once, before gigabytes are loaded for it.
+        ones = torch.ones(1, 1, 4, 4, 4, dtype=DTYPES[text], device=device)
+        torch.nn.functional.conv3d(ones, ones[..., :1, :1, :1]).flatten(0, 3) @ ones[0, 0, 0]
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise ModelError(f"dtype {text!r} is not for device {str(device)!r}: {reason}") from error
     return DTYPES[text]
-
-
-def _family(folder: ModelFolder) -> Family:
-    pipeline = folder.index.get("_class_name")
-    family = FAMILIES.get(str(pipeline))
-    if family is None:
-        raise ModelError(f"{folder.path}: {pipeline} is not served, expected {', '.join(FAMILIES)}")
-    reason = family.refuses(folder.index)
-    if reason:
-        raise ModelError(f"{folder.path}: this {pipeline} is not served: {reason}")
-    return family
-
-
-def _load_components(
-    pipeline: Any, folder: ModelFolder, dtypes: dict[str, torch.dtype], device: torch.device
-) -> None:
-    names = pipeline.null_component_names
-    absent = [name for name in names if name not in folder.components]
-    if absent:
-        raise ModelError(f"{folder.path}: its index has no {', '.join(absent)}")
-    folder.fetch_weights(names)
-    loaded = {}
-    for name in names:
-        spec = pipeline.get_component_spec(name)
-        try:
-            if issubclass(spec.type_hint, torch.nn.Module):
-                loaded[name] = _load_weights(spec.type_hint, folder, name, dtypes[name]).to(device)
-            else:
-                loaded[name] = spec.load()
-        except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise ModelError(f"{folder.path / name}: cannot be loaded: {reason}") from error
-    pipeline.register_components(**loaded)
-
-
-def _load_weights(kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype) -> torch.nn.Module:
-    """Both libraries fill what a file lacks with random numbers and a warning: here it is an error."""
-    model, report = kind.from_pretrained(
-        folder.path, subfolder=name, dtype=dtype, use_safetensors=True, output_loading_info=True
-    )
-    missing = sorted(report["missing_keys"])
-    if missing:
-        example = missing[0]
-        raise ModelError(f"{folder.path / name}: its weights lack {len(missing)} tensors, one is {example!r}")
-    assert isinstance(model, torch.nn.Module)
-    return model
-
-
-def _facts(pipeline: Any, folder: ModelFolder, family: Family, limits: Limits) -> Model:
-    """All but the name and the fingerprint."""
-    spatial, temporal = family.multiples(pipeline)
-    defaults = folder.serving_defaults(family.defaults)
-    if defaults.width % spatial or defaults.height % spatial or (defaults.num_frames - 1) % temporal:
-        size = f"{defaults.width}x{defaults.height} with {defaults.num_frames} frames"
-        raise ModelError(
-            f"{folder.path}: its default of {size} cannot be: width and height are multiples of {spatial},"
-            f" num_frames a multiple of {temporal} plus 1"
-        )
-    return Model(
-        family=family.name,
-        spatial_multiple=spatial,
-        temporal_multiple=temporal,
-        max_pixels=limits.max_pixels,
-        max_frames=limits.max_frames,
-        max_steps=limits.max_steps,
-        defaults=Generation(
-            width=defaults.width,
-            height=defaults.height,
-            num_frames=defaults.num_frames,
-            fps=defaults.fps,
-            num_inference_steps=defaults.num_inference_steps,
-            guidance_scale=defaults.guidance_scale,
-        ),
-        negative_prompt=family.negative_prompt,
-    )

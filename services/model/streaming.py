@@ -39,6 +39,15 @@ def decode_wan(pipeline: Any, latents: torch.Tensor) -> Iterator[torch.Tensor]:
         vae.clear_cache()
 
 
+FRAMES_AT_ONCE = 8
+
+
+def slices(frames: np.ndarray) -> Iterator[np.ndarray]:
+    """(n, height, width, 3) in [0, 1] as uint8, some frames at a time."""
+    for start in range(0, len(frames), FRAMES_AT_ONCE):
+        yield (frames[start : start + FRAMES_AT_ONCE] * 255).round().astype(np.uint8)
+
+
 def to_uint8(frames: torch.Tensor) -> np.ndarray:
     """(1, 3, n, height, width) in [-1, 1] to uint8 (n, height, width, 3), rounded as diffusers does."""
     pixels = (frames[0] * 0.5 + 0.5).clamp(0, 1).float().mul(255).round().to(torch.uint8)

@@ -41,6 +41,8 @@ HONEST = [
     pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(compute=1.0))),
     pb.Event(failed=pb.Failed(task_id=TASK, reason=pb.Failed.GONE, message="it is gone")),
     pb.Event(stats=pb.Stats(traffic=[pb.Traffic(engine="copy", direction="out", bytes=1 << 60)])),
+    pb.Event(stats=pb.Stats(embedding_cache=pb.Cache(hits=9, entries=1, bytes=5, limit_bytes=5))),
+    pb.Event(stats=pb.Stats(embedding_cache=pb.Cache())),
     pb.Event(orphans=pb.Orphans(task_ids=[TASK])),
     pb.Event(places=pb.Places(taken_by_others=2**32 - 1)),
     pb.Event(),  # of a later version
@@ -71,6 +73,11 @@ HELLOS: list[tuple[Callable[[pb.Hello], object], str]] = [
     (lambda h: setattr(h.model.defaults, "width", 0), "Model.defaults.width"),
     (lambda h: setattr(h.model.defaults, "fps", math.nan), "Model.defaults"),
     (lambda h: setattr(h.model.defaults, "guidance_scale", math.inf), "Model.defaults"),
+    (lambda h: setattr(h.model, "output", "sculpture"), "Model.output"),
+    (lambda h: setattr(h.model, "min_images", 1), "Model.min_images"),
+    (lambda h: setattr(h.model, "max_images", 17), "Model.min_images and max_images"),
+    (lambda h: h.model.options.append("a b"), "Model.options"),
+    (lambda h: h.model.formats.extend(["mp4"] * 65), "Model.formats"),
     (lambda h: h.pools.add(name="outbox"), "pools"),
     (lambda h: h.pools.add(name="in box"), "Pool.name"),
     (lambda h: h.pools.add(name="a", bytes=2**64 - 1), "Pool.bytes"),
@@ -120,6 +127,14 @@ BREACHES = [
     (pb.Event(stats=pb.Stats(traffic=[pb.Traffic(engine="a", direction="in")] * 2)), "Stats.traffic"),
     (pb.Event(stats=pb.Stats(choices=[pb.Choice()] * 2000)), "Stats.choices"),
     (pb.Event(stats=pb.Stats(resident_bytes=2**63)), "Stats.resident_bytes"),
+    (
+        pb.Event(stats=pb.Stats(embedding_cache=pb.Cache(bytes=2, limit_bytes=1))),
+        "Cache.bytes is 2 of 1",
+    ),
+    *(
+        (pb.Event(stats=pb.Stats(embedding_cache=pb.Cache(**{name: 2**64 - 1}))), f"Cache.{name}")
+        for name in ("hits", "misses", "evictions", "entries", "limit_bytes")
+    ),
     (pb.Event(orphans=pb.Orphans(task_ids=[""])), "Orphans.task_ids"),
 ]
 

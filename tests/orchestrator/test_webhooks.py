@@ -20,7 +20,7 @@ from orchestrator.http.app import create_app
 from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Job, Status
 from orchestrator.store import JobStore
-from orchestrator.webhook_targets import TargetResolver, WebhookTargets
+from orchestrator.targets import TargetResolver, Targets
 from orchestrator.webhooks import WebhookOptions, Webhooks, load_webhook_secret
 from tests.certificates import private_file
 from tests.cluster import Cluster, finished, until
@@ -59,7 +59,7 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 def options_for(receiver: Receiver, **values: Any) -> WebhookOptions:
-    targets = WebhookTargets([f"127.0.0.1:{receiver.server.port}"])
+    targets = Targets([f"127.0.0.1:{receiver.server.port}"], "--webhook-allow")
     return WebhookOptions(targets, SECRET, **{"retry_seconds": (0.01,) * 3, **values})
 
 
@@ -144,7 +144,7 @@ async def test_a_receiver_that_is_no_web_server(caplog: pytest.LogCaptureFixture
 
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    options = WebhookOptions(WebhookTargets([f"127.0.0.1:{port}"]), SECRET, retry_seconds=())
+    options = WebhookOptions(Targets([f"127.0.0.1:{port}"], "--webhook-allow"), SECRET, retry_seconds=())
     async with Sender(options) as sender:
         sender.webhooks.send(ended(f"http://127.0.0.1:{port}/"))
         await until(lambda: bool(sender.settled))
@@ -192,7 +192,7 @@ ALLOWED = ["hooks.example", "other.example:8443", "[::1]:9000", "inside.example:
     ],
 )
 def test_allowed(url: str) -> None:
-    WebhookTargets(ALLOWED).check(url)
+    Targets(ALLOWED, "--webhook-allow").check(url)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_allowed(url: str) -> None:
 )
 def test_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"expected|not among|not a URL"):
-        WebhookTargets(ALLOWED).check(url)
+        Targets(ALLOWED, "--webhook-allow").check(url)
 
 
 @pytest.mark.parametrize(
@@ -249,15 +249,15 @@ def test_refused(url: str) -> None:
     ],
 )
 def test_addresses(address: str, allowed: bool) -> None:
-    assert WebhookTargets(ALLOWED).allows(ipaddress.ip_address(address)) == allowed
+    assert Targets(ALLOWED, "--webhook-allow").allows(ipaddress.ip_address(address)) == allowed
 
 
 async def test_a_name_that_leads_inside() -> None:
-    resolver = TargetResolver(WebhookTargets(["localhost"]))
+    resolver = TargetResolver(Targets(["localhost"], "--webhook-allow"))
     with pytest.raises(OSError, match="localhost has no public address"):
         await resolver.resolve("localhost", 80, socket.AF_INET)
     await resolver.close()
-    resolver = TargetResolver(WebhookTargets(["localhost", "127.0.0.0/8"]))
+    resolver = TargetResolver(Targets(["localhost", "127.0.0.0/8"], "--webhook-allow"))
     (found,) = await resolver.resolve("localhost", 80, socket.AF_INET)
     assert found["host"] == "127.0.0.1"
     await resolver.close()
@@ -265,7 +265,7 @@ async def test_a_name_that_leads_inside() -> None:
 
 async def test_such_a_name_is_not_called(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
     port = receiver.server.port
-    options = WebhookOptions(WebhookTargets([f"localhost:{port}"]), SECRET, retry_seconds=())
+    options = WebhookOptions(Targets([f"localhost:{port}"], "--webhook-allow"), SECRET, retry_seconds=())
     async with Sender(options) as sender:
         sender.webhooks.send(ended(f"http://localhost:{port}/hook"))
         await until(lambda: bool(sender.settled))
@@ -276,7 +276,7 @@ async def test_such_a_name_is_not_called(receiver: Receiver, caplog: pytest.LogC
 @pytest.mark.parametrize("entry", ["", "https://x", "a b", "x:y", "x:1:2", "10.0.0.1/8", "10.0.0.0/99", "*"])
 def test_bad_entries(entry: str) -> None:
     with pytest.raises(ValueError, match="--webhook-allow"):
-        WebhookTargets([entry])
+        Targets([entry], "--webhook-allow")
 
 
 def test_the_secret(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import prometheus_client
 from orchestrator.http.errors import ApiError
 from orchestrator.jobs import Attempt, Job, JobError, Once, Pace, Status
 from orchestrator.previews import Previews
+from orchestrator.reference_memory import ReferenceMemory
 from orchestrator.watchers import Watchers
 from transfer.urls import EndpointURL
 from triptych_proto.control_pb2 import Generation, MediaFile, Model
@@ -81,6 +82,8 @@ def attempt(stage: str, url: str, start: float, **values: Any) -> Attempt:
 class MemoryService:
     def __init__(self, previews: Path = Path("/dev/null/nowhere")) -> None:
         self.previews = Previews(previews, 1 << 20, self.content_path, self.read_content)
+        self.references = ReferenceMemory(1 << 30)
+        self.sent: dict[str, tuple[bytes, ...]] = {}  # reference images, by job
         self.waiting = 0  # for jobs to end
         self.watchers = Watchers()
         self.registry = prometheus_client.CollectorRegistry()
@@ -113,6 +116,7 @@ class MemoryService:
         remixed_from: str | None = None,
         webhook_url: str | None = None,
         once: Once | None = None,
+        images: Sequence[bytes] = (),
     ) -> Job:
         if self.refusal is not None:
             raise self.refusal
@@ -124,8 +128,12 @@ class MemoryService:
                 return earlier
             job.idempotency_key, job.request_hash = once.key, once.request
         self.table[job.id] = job
+        self.sent[job.id] = tuple(images)
         self.counter.inc()
         return job
+
+    async def images(self, job_id: str) -> tuple[bytes, ...]:
+        return self.sent.get(job_id, ())
 
     async def submitted(self, key: str) -> Job | None:
         return next((job for job in self.table.values() if job.idempotency_key == key), None)

@@ -20,7 +20,9 @@ from orchestrator.http.body import nest
 from orchestrator.http.errors import ApiError
 from orchestrator.http.options import HttpOptions
 from tests.orchestrator.http.service import MODEL, MemoryService
+from tests.reference_images import png
 
+PNG = png()
 BOUNDARY = "e075331e5d5eaf82c77d62accdb69725"
 MULTIPART = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
 JSON = {"Content-Type": "application/json"}
@@ -115,7 +117,7 @@ async def test_the_openai_client(api: test_utils.TestClient, service: MemoryServ
         assert missing.value.code == "video_not_found"
         assert missing.value.request_id
         with pytest.raises(openai.BadRequestError) as refused:
-            await client.videos.create(prompt="a", input_reference=b"png")
+            await client.videos.create(prompt="a", input_reference=PNG)
         assert refused.value.param == "input_reference"
     assert not service.table
 
@@ -173,7 +175,7 @@ async def test_bodies_that_are_refused(
     assert not service.table
 
 
-def with_file(name: str, data: bytes = b"png", **fields: str) -> FormData:
+def with_file(name: str, data: bytes = PNG, **fields: str) -> FormData:
     form = FormData({"prompt": "a", **fields}, default_to_multipart=True)
     form.add_field(name, data, filename="a.png", content_type="image/png")
     return form

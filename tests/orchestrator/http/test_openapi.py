@@ -20,8 +20,9 @@ from orchestrator.http.app import create_app
 from orchestrator.http.body import File
 from orchestrator.http.errors import ApiError
 from orchestrator.http.fields import WRAPPERS, Field, Fields
-from orchestrator.http.openapi import document, operations
+from orchestrator.http.openapi import PARTS, document, join, operations
 from orchestrator.http.options import HttpOptions
+from orchestrator.http.references import references
 from orchestrator.http.video_fields import REMIX, VIDEO
 from orchestrator.jobs import Job, Status
 from orchestrator.webhooks import event, event_id, signature
@@ -43,6 +44,17 @@ KEY = "k" * 20
 
 def test_the_document_is_valid() -> None:
     openapi_spec_validator.validate(DOCUMENT)
+
+
+def test_the_files_of_the_document() -> None:
+    files = list((ORCHESTRATOR / "http/openapi").iterdir())
+    assert {path.name for path in files} == {f"{part}.yaml" for part in PARTS}
+    assert all(len(path.read_text().splitlines()) <= 450 for path in files)
+    made = {"paths": {"/a": {"get": 1}}}
+    join(made, {"paths": {"/a": {"post": 2}}, "tags": []})
+    assert made == {"paths": {"/a": {"get": 1, "post": 2}}, "tags": []}
+    with pytest.raises(ValueError, match="/paths/a/get twice"):
+        join({"paths": {"a": {"get": 1}}}, {"paths": {"a": {"get": 1}}})
 
 
 def test_examples_are_valid() -> None:
@@ -99,12 +111,14 @@ REQUESTS = {
 
 
 def properties(name: str) -> dict[str, Any]:
-    """Of a schema; ``a[]`` is how a form names the several values of ``a``."""
-    return {field.removesuffix("[]"): schema for field, schema in SCHEMAS[name]["properties"].items()}
+    """Of a schema, but ``a[]``, which is how a form names the several values of ``a``."""
+    fields: dict[str, Any] = SCHEMAS[name]["properties"]
+    assert {field.removesuffix("[]") for field in fields} <= set(fields)
+    return {field: schema for field, schema in fields.items() if not field.endswith("[]")}
 
 
 def resolved(schema: dict[str, Any]) -> dict[str, Any]:
-    if "anyOf" in schema:
+    if "anyOf" in schema and "$ref" not in schema:
         schema = {**schema, **schema["anyOf"][0]}
     if "$ref" in schema:
         return {**schema, **SCHEMAS[schema["$ref"].rpartition("/")[2]]}
@@ -134,12 +148,12 @@ def test_a_field(name: str, field: Field) -> None:
     closure = inspect.getclosurevars(field.coerce).nonlocals
     if "allowed" in closure:
         assert schema["enum"] == [*closure["allowed"], None]
-    if schema.get("format") == "binary" or "items" in schema:
-        assert field.parse(File("a.png", "image/png", 1))
-    else:
-        assert schema["examples"] and schema["description"]
-        for example in schema["examples"]:
-            field.parse(example)
+    if field.coerce is references:
+        assert properties(name)[field.name]["$ref"] == "#/components/schemas/References"
+        assert field.parse(File(b"\x89PNG\r\n\x1a\n"))
+    assert schema["examples"] and schema["description"]
+    for example in schema["examples"]:
+        field.parse(example)
     assert "x-refused" not in schema
 
 

@@ -193,6 +193,54 @@ def test_a_bad_value_is_refused_naming_its_field(name: str, value: object) -> No
     assert name in error.message
 
 
+OPTIONS = {
+    "guidance_scale_2": 3.5,
+    "true_cfg_scale": 4.0,
+    "flow_shift": 5.0,
+    "max_sequence_length": 256,
+    "strength": 0.25,
+}
+
+
+def test_options_that_a_model_has() -> None:
+    model = Model()
+    model.CopyFrom(MODEL)
+    model.MergeFrom(Model(options=list(OPTIONS), max_images=1))
+    for options in (OPTIONS, {name: str(value) for name, value in OPTIONS.items()}):
+        given = VIDEO.parse({"prompt": "a", **options})
+        values = {**given.values, "input_reference": (b"image",)}
+        made = parse_request(values, [model], max_prompt_chars=100, max_timeout=60.0)
+        assert made.references == (b"image",)
+        assert {name: getattr(made.generation, name) for name in OPTIONS} == OPTIONS
+        assert all(made.generation.HasField(name) for name in OPTIONS)  # type: ignore[arg-type]
+    made = parse_request({"prompt": "a"}, [model], max_prompt_chars=100, max_timeout=60.0)
+    assert not any(made.generation.HasField(name) for name in OPTIONS)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", sorted(OPTIONS))
+def test_options_that_it_has_not(name: str) -> None:
+    error = refuse(prompt="a", **{name: OPTIONS[name]})
+    assert (error.status, error.param, error.code) == (400, name, "unsupported_field")
+    assert f"model {MODEL.name} has no such option" in error.message
+    for value in ("much", -1, 10**6, [1]):
+        assert refuse(prompt="a", **{name: value}).code == "invalid_value"
+
+
+def test_the_format_of_the_file() -> None:
+    assert parse(prompt="a").format == ""
+    assert "there is one format" in refuse(prompt="a", output_format="webm").message
+    model = Model()
+    model.CopyFrom(MODEL)
+    model.formats[:] = ["mp4", "webm"]
+    values = VIDEO.parse({"prompt": "a", "output_format": "webm"}).values
+    made = parse_request(values, [model], max_prompt_chars=100, max_timeout=60.0)
+    assert (made.generation.format, made.generation.quality) == ("webm", 0)
+    with pytest.raises(ApiError, match="expected one of mp4, webm"):
+        parse_request({**values, "output_format": "png"}, [model], max_prompt_chars=100, max_timeout=60.0)
+    error = refuse(prompt="a", output_compression=50)
+    assert (error.param, error.code) == ("output_compression", "unsupported_field")
+
+
 @pytest.mark.parametrize("name", sorted(VIDEO.unsupported))
 def test_what_no_model_can_do_is_refused_with_the_reason(name: str) -> None:
     error = refuse(prompt="a", **{name: 17})

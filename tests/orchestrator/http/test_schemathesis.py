@@ -27,7 +27,7 @@ from orchestrator.http.openapi import document, operations
 from orchestrator.http.options import HttpOptions
 from orchestrator.http.service import VideoService
 from orchestrator.jobs import Job
-from orchestrator.webhook_targets import WebhookTargets
+from orchestrator.targets import Targets
 from services.media.video import VideoWriter
 from tests.cluster import Cluster
 from tests.orchestrator.http.conformance import DOCUMENT, Conformance
@@ -44,7 +44,7 @@ HOOK = "https://hooks.example/videos"
 OPTIONS = HttpOptions(
     cluster_token=TOKEN,
     api_keys=ApiKeys({"k" * 20: "me"}),
-    webhook_targets=WebhookTargets(["hooks.example"]),
+    webhook_targets=Targets(["hooks.example"], "--webhook-allow"),
 )
 
 # The reply to allowed data may also be that a range is outside the file.

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import test_utils, web
 
-from orchestrator.http import sync
+from orchestrator.http import waiting
 from orchestrator.http.app import create_app, create_runner
 from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Job
@@ -138,7 +138,7 @@ async def test_the_job_has_no_more_time_than_the_server_waits(
 async def test_a_job_that_nobody_ends(
     api: test_utils.TestClient, options: HttpOptions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sync, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(waiting, "GRACE_SECONDS", 0.1)
     response = await api.post(URL, json={"prompt": "a"})
     assert (response.status, (await response.json())["error"]["code"]) == (504, "timeout")
 

@@ -1,13 +1,17 @@
-"""One role in a process of its own: ``ROLE FOLDER REQUEST INPUT OUTPUT``, values and frames in files."""
+"""One role in a process of its own: ``ROLE JOBS`` works through a file of jobs, with values in files."""
 
 from __future__ import annotations
 
+import functools
+import json
 import sys
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from services.model import open_model
+from services.model.base import RoleModel
 from services.role import Role
 from tests.services.model.support import OPTIONS, Recorder
 from transfer.manifest import Value, pack, unpack
@@ -27,19 +31,27 @@ def save(path: Path, values: dict[str, Value]) -> None:
     path.with_suffix(".payload").write_bytes(payload)
 
 
+@functools.cache
+def opened(role: Role, folder: str) -> RoleModel:
+    return open_model(role, folder, **OPTIONS)
+
+
 def main() -> None:
-    role, folder, request = (
-        Role(sys.argv[1]),
-        sys.argv[2],
-        Generation.FromString(Path(sys.argv[3]).read_bytes()),
-    )
-    source, target = Path(sys.argv[4]), Path(sys.argv[5])
-    model = open_model(role, folder, **OPTIONS)
-    inputs = {} if role is Role.ENCODER else load(source)
-    if role is Role.DECODER:
-        np.save(target, np.concatenate(list(model.decode(request, inputs, Recorder()).frames)))
-    else:
-        save(target, model.run(request, inputs, Recorder()))
+    """Each job names a model's ``folder``, and a ``directory`` with ``request`` and images."""
+    role = Role(sys.argv[1])
+    for job in json.loads(Path(sys.argv[2]).read_bytes()):
+        directory, model = Path(job["directory"]), opened(role, job["folder"])
+        request = Generation.FromString((directory / "request").read_bytes())
+        if role is Role.ENCODER:
+            images = [Image.open(path) for path in sorted(directory.glob("*.png"))]
+            save(directory / "encoded", model.run(request, {}, Recorder(), images))
+        elif role is Role.DENOISER:
+            save(directory / "denoised", model.run(request, load(directory / "encoded"), Recorder()))
+        else:
+            decoded = model.decode(request, load(directory / "denoised"), Recorder())
+            np.save(directory / "frames.npy", np.concatenate(list(decoded.frames)))
+            if decoded.sound is not None:
+                np.savez(directory / "sound.npz", samples=decoded.sound.samples, rate=decoded.sound.rate)
 
 
 if __name__ == "__main__":

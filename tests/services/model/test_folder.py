@@ -61,14 +61,29 @@ def test_an_index_that_is_no_json(folder: Path) -> None:
             "StableDiffusionPipeline",
             "StableDiffusionPipeline is not served, expected WanPipeline",
         ),
-        ("boundary_ratio", 0.9, "two transformers"),
-        ("expand_timesteps", True, "expands timesteps"),
+        ("boundary_ratio", 0.9, "its index has no transformer_2"),
         ("transformer", [None, None], "its index has no transformer"),
     ],
 )
 def test_models_that_are_not_served(folder: Path, key: str, value: object, reason: str) -> None:
     edit(folder / "model_index.json", lambda index: index.update({key: value}))
     assert reason in refusal(folder)
+
+
+@pytest.mark.parametrize(
+    ("component", "key", "value", "reason"),
+    [
+        ("transformer", "pos_embed_seq_len", 514, "it goes from a first frame to a last one"),
+        ("", "expand_timesteps", True, "it expands timesteps"),
+    ],
+)
+def test_image_models_that_are_not_served(
+    folder: Path, component: str, key: str, value: object, reason: str
+) -> None:
+    edit(folder / "model_index.json", lambda index: index.update({"_class_name": "WanImageToVideoPipeline"}))
+    file = "config.json" if component else "model_index.json"
+    edit(folder / component / file, lambda config: config.update({key: value}))
+    assert f"this WanImageToVideoPipeline is not served: {reason}" in refusal(folder)
 
 
 def test_missing_weights(folder: Path) -> None:

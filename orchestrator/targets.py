@@ -1,4 +1,5 @@
-"""Where webhooks may go: to hosts that the operator names, and not into private networks by the back door.
+"""Whom a request may make this server call: hosts that the operator names, and no private network by the back
+door.
 
 Whoever runs the DNS of an allowed host can make it resolve to any address, so addresses are looked at when a
 connection is made: private ones are refused, unless their network is allowed as well.
@@ -24,11 +25,13 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
-class WebhookTargets:
+class Targets:
     """Hosts, with a port or for the default one of a URL's scheme, and networks."""
 
-    def __init__(self, entries: Iterable[str]) -> None:
-        """``HOST``, ``HOST:PORT`` or ``ADDRESS/BITS``. Raises ValueError quoting what is none of them."""
+    def __init__(self, entries: Iterable[str], option: str) -> None:
+        """``HOST``, ``HOST:PORT`` or ``ADDRESS/BITS`` each. Raises ValueError that names ``option`` and
+        quotes what is none of them.
+        """
         self._hosts: set[tuple[str, int | None]] = set()
         self._networks: list[Network] = []
         for entry in entries:
@@ -43,14 +46,14 @@ class WebhookTargets:
                     self._networks.append(ipaddress.ip_network(literal))
             except ValueError as error:
                 expected = "HOST, HOST:PORT or a network like 10.0.0.0/8"
-                raise ValueError(f"--webhook-allow {entry!r}: expected {expected}: {error}") from None
+                raise ValueError(f"{option} {entry!r}: expected {expected}: {error}") from None
 
     def check(self, text: str) -> URL:
         """Raises ValueError that says what is wrong with the URL, or that it is not allowed."""
         if len(text) > MAX_URL_CHARS or not re.fullmatch(r"[\x21-\x7e]+", text):
             raise ValueError(f"expected at most {MAX_URL_CHARS} printable ASCII characters without spaces")
         try:
-            url = URL(text)
+            url = URL(text, encoded=True)  # signatures are of the very characters
             host, port = url.raw_host, url.port
         except ValueError as error:
             raise ValueError(f"it is not a URL: {error}") from None
@@ -73,7 +76,7 @@ class WebhookTargets:
 class TargetResolver(AbstractResolver):
     """Addresses of a host, without those that ``targets`` do not allow."""
 
-    def __init__(self, targets: WebhookTargets) -> None:
+    def __init__(self, targets: Targets) -> None:
         self._targets = targets
         self._inner = aiohttp.ThreadedResolver()
 

@@ -1,0 +1,123 @@
+"""A role's part of a diffusers standard pipeline, for families without Modular blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL.Image import Image
+
+from services.model.base import CacheStats, Control, Decoded, Value
+from services.model.cached_texts import cache_outputs
+from services.model.embedding_cache import EmbeddingCache
+from services.model.families import StandardFamily
+from services.model.request import check_images, check_request, check_tokens
+from services.model.schedule import fresh_scheduler
+from services.model.sizes import Sizes
+from services.model.streaming import to_uint8
+from services.role import Role
+from triptych_proto.control_pb2 import Generation, Model
+
+
+class StandardRole:
+    """Implements ``services.model.base.RoleModel``: one result for a seed and a count of threads."""
+
+    def __init__(
+        self,
+        role: Role,
+        family: StandardFamily,
+        pipeline: Any,
+        facts: Model,
+        device: torch.device,
+        dtype: torch.dtype,
+        cache: EmbeddingCache | None,
+    ) -> None:
+        """``pipeline`` has this role's components, and proxies for the others; ``cache`` is for the encoder's
+        texts.
+        """
+        self.facts = facts
+        self.pipeline = pipeline
+        self._role = role
+        self._family = family
+        self._device = device
+        self._scheduler = pipeline.scheduler
+        pipeline.set_progress_bar_config(disable=True)
+        self._sizes = Sizes(role, family, pipeline, facts, dtype, family.tokens, frozenset())
+        self.largest_output_bytes = self._sizes.largest_output_bytes
+        self.largest_input_bytes = self._sizes.largest_input_bytes
+        self.output_bytes = self._sizes.output_bytes
+        self._cache = cache
+        if cache is not None:
+            cache_outputs(pipeline.components, family.texts, cache)
+
+    @torch.no_grad()
+    def run(
+        self,
+        generation: Generation,
+        inputs: Mapping[str, Value],
+        control: Control,
+        images: Sequence[Image] = (),
+    ) -> dict[str, Value]:
+        check_request(self.facts, generation)
+        check_tokens(generation, self._family.tokens)
+        control.raise_if_cancelled()
+        if self._role is Role.ENCODER:
+            check_images(self.facts, generation, images)
+            tokens = self._sizes.extent(generation).tokens
+            return self._family.encode(self.pipeline, generation, images, tokens)
+        values = self._received(inputs, self._family.crossing(generation))
+        shift = generation.flow_shift if generation.HasField("flow_shift") else None
+        self.pipeline.scheduler = fresh_scheduler(self._scheduler, shift)
+        generator = torch.Generator("cpu").manual_seed(generation.seed)
+        steps = _Steps(control, generation.num_inference_steps)
+        return self._family.denoise(self.pipeline, generation, values, generator, steps)
+
+    def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
+        check_request(self.facts, generation)
+        expected = self._family.latents(self.pipeline, self._sizes.extent(generation))
+        values = self._received(inputs, dict.fromkeys(expected, True))
+        for name, spec in expected.items():
+            shape = tuple(values[name].shape)
+            if shape != spec.shape:
+                raise ValueError(f"{name!r} have the shape {shape}, the request needs {spec.shape}")
+        return Decoded(self._frames(values["latents"], control))
+
+    def cache_stats(self) -> CacheStats | None:
+        return self._cache.stats() if self._cache is not None else None
+
+    def _frames(self, latents: torch.Tensor, control: Control) -> Iterator[np.ndarray]:
+        assert self._family.stream is not None
+        control.raise_if_cancelled()
+        for chunk in self._family.stream(self.pipeline, latents):
+            yield to_uint8(chunk)
+            control.raise_if_cancelled()
+
+    def _received(self, inputs: Mapping[str, Value], crossing: Mapping[str, bool]) -> dict[str, Any]:
+        """Copies on this role's device: inputs may be views of memory that is reused after the run."""
+        missing = sorted(name for name, needed in crossing.items() if needed and inputs.get(name) is None)
+        if missing:
+            raise ValueError(f"the {self._role.value} needs {', '.join(map(repr, missing))}, received none")
+        extra = sorted(inputs.keys() - crossing.keys())
+        if extra:
+            raise ValueError(f"the {self._role.value} received {', '.join(map(repr, extra))}, for nothing")
+        return {
+            name: value.to(self._device, copy=True)
+            for name, value in inputs.items()
+            if isinstance(value, torch.Tensor)
+        }
+
+
+class _Steps:
+    """Progress after each step, and a place to stop before the next."""
+
+    def __init__(self, control: Control, total: int) -> None:
+        self._control = control
+        self._total = total
+
+    def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        self._control.progress(step + 1, self._total)
+        if step + 1 < self._total:
+            self._control.raise_if_cancelled()
+        return {}
