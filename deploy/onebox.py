@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for role in ROLES:
         text = f"number of {role}s (default: %(default)s)"
         parser.add_argument(f"--{role}s", type=int, choices=range(1, 65), default=1, metavar="N", help=text)
-    for add_options in (_server_options(), *_role_options(), _security_options()):
+    for add_options in (_server_options(), *_role_options(), _batch_options(), _security_options()):
         add_options(parser)
     parser.set_defaults(transfer=TRANSFER)
     levels = ("debug", "info", "warning", "error")
@@ -93,6 +93,7 @@ class OneBox:
         data_dir: Path,
         server_arguments: Sequence[str] = (),
         role_arguments: Sequence[str] = (),
+        denoiser_arguments: Sequence[str] = (),
         log: IO[bytes] | None = None,
     ) -> None:
         """``port`` 0 takes a free one; ``log`` receives what all processes print (None: as this one's)."""
@@ -106,6 +107,7 @@ class OneBox:
         self.processes: list[Process] = []
         self._model = model
         self._role_arguments = list(role_arguments)
+        self._denoiser_arguments = list(denoiser_arguments)
         if "--transfer" not in role_arguments:
             self._role_arguments += ["--transfer", TRANSFER]
         if "--threads" not in role_arguments:
@@ -132,6 +134,7 @@ class OneBox:
             data_dir=args.data_dir,
             server_arguments=server_arguments + security + log_level,
             role_arguments=role_arguments + security + log_level,
+            denoiser_arguments=_given(_batch_options(), args),
         )
 
     def __enter__(self) -> OneBox:
@@ -160,6 +163,8 @@ class OneBox:
         arguments = [role, "--model", self._model, "--url", url, *self._role_arguments]
         if role == "decoder":
             arguments += ["--output-dir", str(self.data_dir / "videos")]
+        if role == "denoiser":
+            arguments += self._denoiser_arguments
         return self._start(f"{role} {url}", arguments)
 
     def dead(self) -> Process | None:
@@ -225,6 +230,12 @@ def _role_options() -> tuple[AddOptions, ...]:
     from services.options import add_model_arguments, add_worker_arguments
 
     return add_model_arguments, add_worker_arguments
+
+
+def _batch_options() -> AddOptions:
+    from services.options import add_batch_arguments
+
+    return add_batch_arguments
 
 
 def _security_options() -> AddOptions:

@@ -140,6 +140,7 @@ def _limits(options: RoleOptions) -> WorkerLimits:
         read_seconds=options.read_seconds,
         pool_seconds=options.pool_seconds,
         hold_seconds=options.hold_seconds,
+        max_batch=options.max_batch,
     )
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
 
 from services.media.claims import Claim, recover
 from services.media.mp4 import Mp4Writer
-from services.model.base import Control, RoleModel, Value
+from services.model.base import Cancelled, Control, Lane, RoleModel, Value
 from triptych_proto.control_pb2 import Generation, MediaFile, Run
 
 
@@ -27,6 +27,7 @@ class Product:
     file: MediaFile | None = None
     claim: Claim | None = None  # on the file, until it is accepted or discarded
     compute_seconds: float = 0.0
+    batch: int = 1  # tasks that shared the compute
     saving_seconds: float = 0.0  # what the media encoder still had to do when the last frame was computed
 
 
@@ -48,6 +49,28 @@ class Stage(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Work:
+    """What ``Stage.run`` is given, for one of several tasks."""
+
+    run: Run
+    inputs: Mapping[str, Value]  # not read any more once ``control`` has raised Cancelled
+    control: Control
+
+
+@runtime_checkable
+class BatchStage(Stage, Protocol):
+    """A stage whose tasks can share a loop."""
+
+    def batch_key(self, run: Run, inputs: Mapping[str, Value]) -> Hashable:
+        """Tasks of equal keys can share one; None: this one runs alone. Runs on the event loop."""
+        ...
+
+    def run_batch(self, works: Sequence[Work]) -> Sequence[Product | Exception]:
+        """As ``run`` for each. What the loop itself raises may be any one task's fault."""
+        ...
+
+
 class TensorStage:
     """Encoder and denoiser: the output goes into a slot."""
 
@@ -58,6 +81,21 @@ class TensorStage:
         started = time.monotonic()
         values = self._model.run(run.generation, inputs, control)
         return Product(run.task_id, values=values, compute_seconds=time.monotonic() - started)
+
+    def batch_key(self, run: Run, inputs: Mapping[str, Value]) -> Hashable:
+        return self._model.batch_key(run.generation, inputs)
+
+    def run_batch(self, works: Sequence[Work]) -> Sequence[Product | Exception]:
+        started = time.monotonic()
+        outcomes = self._model.run_batch([Lane(w.run.generation, w.inputs, w.control) for w in works])
+        seconds = time.monotonic() - started
+        size = sum(isinstance(outcome, (dict, Cancelled)) for outcome in outcomes)
+        return [
+            outcome
+            if isinstance(outcome, Exception)
+            else Product(work.run.task_id, values=outcome, compute_seconds=seconds, batch=size)
+            for work, outcome in zip(works, outcomes, strict=True)
+        ]
 
     def discard(self, product: Product) -> None:
         """Tensors that were not put into a slot vanish by themselves."""
