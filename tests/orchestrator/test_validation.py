@@ -107,6 +107,7 @@ BREACHES = [
     (pb.Event(done=pb.Done(task_id=TASK, slot=pb.Slot(arena="o", length=2**64 - 1))), "Slot.length"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(compute=math.nan))), "Timing.compute"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(waiting=-1))), "Timing.waiting"),
+    (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(batch=2**32 - 1))), "Timing.batch"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(saving=math.inf))), "Timing.saving"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, peak_memory_bytes=2**64 - 1)), "Done.peak_memory"),
     (pb.Event(failed=pb.Failed(task_id=TASK, reason=99)), "Failed.reason is 99"),  # type: ignore[arg-type]
