@@ -21,6 +21,7 @@ from services.role import Role
 from services.server import RoleServer
 from services.task import WorkerLimits
 from tests.cluster import Cluster, finished, until
+from tests.orchestrator.http.conformance import Conformance
 from triptych_proto import control_pb2 as pb
 
 PATIENT = WorkerLimits(capacity=2, read_seconds=5.0, pool_seconds=5.0, hold_seconds=30.0)
@@ -78,7 +79,7 @@ async def link(monkeypatch: pytest.MonkeyPatch) -> Link:
     return Link(monkeypatch)
 
 
-async def test_the_file_moves_to_the_orchestrator(tmp_path: Path) -> None:
+async def test_the_file_moves_to_the_orchestrator(tmp_path: Path, conformance: Conformance) -> None:
     async with handing_over(tmp_path) as cluster:
         jobs = [
             await cluster.submit("p", seed=seed, format=format) for seed, format in enumerate(["", "webm"])
@@ -90,7 +91,7 @@ async def test_the_file_moves_to_the_orchestrator(tmp_path: Path) -> None:
         kept = [job.file.name for job in jobs if job.file is not None]
         assert names(tmp_path / "copies") == sorted(kept)
         await cluster.of(Role.DECODER)[0].stop()  # with its disk
-        app = create_app(cluster.orchestrator, HttpOptions())
+        app = conformance.watch(create_app(cluster.orchestrator, HttpOptions()))
         async with test_utils.TestClient(test_utils.TestServer(app)) as api:
             for job, name in zip(jobs, kept, strict=True):
                 response = await api.get(f"/v1/videos/{job.id}/content")
