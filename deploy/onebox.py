@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for role in ROLES:
         text = f"number of {role}s (default: %(default)s)"
         parser.add_argument(f"--{role}s", type=int, choices=range(1, 65), default=1, metavar="N", help=text)
-    for add_options in (_server_options(), *_role_options(), _security_options()):
+    roles = (*_role_options(), _encoder_options(), _batch_options())
+    for add_options in (_server_options(), *roles, _security_options()):
         add_options(parser)
     parser.set_defaults(transfer=TRANSFER)
     levels = ("debug", "info", "warning", "error")
@@ -93,9 +94,14 @@ class OneBox:
         data_dir: Path,
         server_arguments: Sequence[str] = (),
         role_arguments: Sequence[str] = (),
+        decoder_arguments: Sequence[str] = (),
+        encoder_arguments: Sequence[str] = (),
+        denoiser_arguments: Sequence[str] = (),
         log: IO[bytes] | None = None,
     ) -> None:
-        """``port`` 0 takes a free one; ``log`` receives what all processes print (None: as this one's)."""
+        """``role_arguments`` are for every role. ``port`` 0 takes a free one; ``log`` receives what all
+        processes print (None: as this one's).
+        """
         self.port = port or free_port()
         self.url = f"http://{host}:{self.port}"
         self.data_dir = data_dir
@@ -106,6 +112,8 @@ class OneBox:
         self.processes: list[Process] = []
         self._model = model
         self._role_arguments = list(role_arguments)
+        self._decoder_arguments = list(decoder_arguments)
+        self._denoiser_arguments = list(denoiser_arguments)
         if "--transfer" not in role_arguments:
             self._role_arguments += ["--transfer", TRANSFER]
         if "--threads" not in role_arguments:
@@ -114,6 +122,7 @@ class OneBox:
             self._role_arguments += ["--threads", str(max(1, (os.cpu_count() or 1) // roles))]
         self._server_arguments = ["--host", host, "--port", str(self.port), "--data-dir", str(data_dir)]
         self._server_arguments += server_arguments
+        self._encoder_arguments = list(encoder_arguments)
         self._log = log
 
     @staticmethod
@@ -124,6 +133,9 @@ class OneBox:
             role_arguments += _given(options, args, without=("transfer",))
         server_arguments = _given(_server_options(), args, without=("host", "port", "data_dir"))
         security = _given(_security_options(), args)  # the same for the orchestrator and for roles
+        decoder_arguments = ["--output", args.output[0]] if args.output else []
+        if args.output_options is not None:
+            decoder_arguments += ["--output-options", str(args.output_options)]
         return OneBox(
             args.model,
             counts={role: getattr(args, f"{role}s") for role in ROLES},
@@ -132,6 +144,9 @@ class OneBox:
             data_dir=args.data_dir,
             server_arguments=server_arguments + security + log_level,
             role_arguments=role_arguments + security + log_level,
+            decoder_arguments=decoder_arguments,
+            encoder_arguments=_given(_encoder_options(), args),
+            denoiser_arguments=_given(_batch_options(), args),
         )
 
     def __enter__(self) -> OneBox:
@@ -158,8 +173,14 @@ class OneBox:
 
     def start_role(self, role: str, url: str) -> Process:
         arguments = [role, "--model", self._model, "--url", url, *self._role_arguments]
+        if role == "encoder":
+            arguments += self._encoder_arguments
         if role == "decoder":
-            arguments += ["--output-dir", str(self.data_dir / "videos")]
+            # Of an option that is there twice the second counts.
+            arguments += ["--output", str(self.data_dir / "videos"), *self._decoder_arguments]
+            arguments += ["--spool-dir", str(self.data_dir / "spool")]
+        if role == "denoiser":
+            arguments += self._denoiser_arguments
         return self._start(f"{role} {url}", arguments)
 
     def dead(self) -> Process | None:
@@ -225,6 +246,18 @@ def _role_options() -> tuple[AddOptions, ...]:
     from services.options import add_model_arguments, add_worker_arguments
 
     return add_model_arguments, add_worker_arguments
+
+
+def _encoder_options() -> AddOptions:
+    from services.options import add_encoder_arguments
+
+    return add_encoder_arguments
+
+
+def _batch_options() -> AddOptions:
+    from services.options import add_batch_arguments
+
+    return add_batch_arguments
 
 
 def _security_options() -> AddOptions:

@@ -27,15 +27,20 @@ from orchestrator.lag import LoopLag
 from orchestrator.life import Life
 from orchestrator.membership import Membership, NamedPeers
 from orchestrator.metrics import Metrics
+from orchestrator.outputs import Outputs
 from orchestrator.ownership import NameTaken, Ownership
 from orchestrator.peers import Peer, Peers
+from orchestrator.places import LocalPlace, Place, RemotePlace
 from orchestrator.previews import Previews
 from orchestrator.reference_memory import ReferenceMemory
 from orchestrator.scheduler import Fate, Scheduler, SchedulerOptions, result_task
 from orchestrator.state_metrics import StateCollector
 from orchestrator.store import JobStore, StoreError
+from orchestrator.sweep import Sweep
+from orchestrator.validation import ContractBroken
 from orchestrator.watchers import Watchers
 from orchestrator.webhooks import WebhookOptions, Webhooks
+from transfer.remote_folder import RemoteFolder
 from transfer.urls import EndpointURL
 from triptych_proto import control_pb2 as pb
 
@@ -56,6 +61,10 @@ class CoreOptions:
     peers: tuple[tuple[EndpointURL, str], ...]  # endpoint and the kind of role expected there
     database_url: str
     output_dir: Path  # where decoders on this host, or on a shared disk, write
+    data_dir: Path | None = None  # for copies and thumbnails; None: the folder that output_dir is in
+    remote_outputs: tuple[RemoteFolder, ...] = ()  # where decoders write otherwise
+    redirect_seconds: float | None = None  # clients get links to these that are good for so long; None: none
+    orphan_seconds: float | None = None  # files of no job are removed when they are so old; None: never
     name: str = "orchestrator"  # by which others that share the database know this one, over restarts
     named_peers: tuple[tuple[NamedPeers, str], ...] = ()
     max_queue: int = 1000  # jobs accepted and not over
@@ -108,10 +117,17 @@ class Orchestrator:
         self._files_to_delete: dict[str, Job] = {}  # of deleted jobs, whose decoder was not there
         self._background: set[asyncio.Task[None]] = set()
         self._webhooks = None if options.webhooks is None else Webhooks(options.webhooks, self._told)
-        # Not where decoders write: one of them may have the very folder, and removes what was copied.
-        self.copies = Copies(options.output_dir.parent / "copies")
-        previews = options.output_dir.parent / "previews"  # not among the videos, whose names decoders choose
+        self.outputs = Outputs(options.remote_outputs, options.redirect_seconds)
+        # Not where decoders write: one of them may have the very folder, and removes what was copied; and the
+        # names there are theirs to choose.
+        data_dir = options.data_dir or options.output_dir.parent
+        self.copies = Copies(data_dir / "copies")
+        previews = data_dir / "previews"
         self.previews = Previews(previews, options.preview_bytes, self.content_path, self.read_content)
+        self._sweep_orphans = None
+        if options.orphan_seconds is not None:
+            places: list[Place] = [LocalPlace(options.output_dir), *map(RemotePlace, options.remote_outputs)]
+            self._sweep_orphans = Sweep(places, self._store, self._jobs, options.orphan_seconds)
 
     @property
     def retention_seconds(self) -> float | None:
@@ -131,6 +147,9 @@ class Orchestrator:
         self._spawn(self._keep_ownership())
         self._spawn(self._expire())
         self._spawn(self._tidy())
+        self._spawn(self.outputs.keep_removing())
+        if self._sweep_orphans is not None:
+            self._spawn(self._sweep_orphans.run())
         if self._store.shared:
             self._spawn(self._review_orphans())
         if self._options.retention_seconds is not None:
@@ -148,6 +167,9 @@ class Orchestrator:
         if self._webhooks is not None:
             await self._webhooks.close()
         await self.previews.close()
+        self.outputs.close()
+        if self._sweep_orphans is not None:
+            self._sweep_orphans.close()
         await self.ownership.close()
         await self._store.close()
 
@@ -268,7 +290,7 @@ class Orchestrator:
 
     def content_path(self, job: Job) -> Path | None:
         """The finished file, if this host sees the disk it was written to, which it asks: not on the loop."""
-        if job.file is None:
+        if job.file is None or job.file.store:
             return None
         path = self._options.output_dir / Path(job.file.name).name
         if job.file.hand_over:
@@ -279,7 +301,14 @@ class Orchestrator:
             return None
 
     async def read_content(self, job: Job, offset: int, length: int) -> AsyncGenerator[bytes, None]:
-        """The file's bytes from the decoder that wrote it. ApiError 503 when it cannot be reached."""
+        """The file's bytes from its store or the decoder that wrote it. ApiError 503 when that is away, 404
+        when the store has it no more.
+        """
+        if job.file is not None and job.file.store:
+            async with contextlib.aclosing(self.outputs.read(job.file, offset, length)) as chunks:
+                async for data in chunks:
+                    yield data
+            return
         if job.file is not None and job.file.hand_over:
             message = f"the file is with the orchestrator {job.owner}, whose data directory is not seen here"
             raise ApiError(503, message, code="file_unavailable")
@@ -301,6 +330,9 @@ class Orchestrator:
                 code="file_unavailable",
             ) from error
 
+    async def content_link(self, job: Job, file_name: str) -> str | None:
+        return None if job.file is None else await self.outputs.link(job.file, file_name)
+
     # ---- for the peers
 
     def _dial(self, url: EndpointURL, role: str) -> Peer:
@@ -320,6 +352,11 @@ class Orchestrator:
         self.scheduler.left(life)
 
     def received(self, life: Life, event: pb.Event) -> None:
+        if event.HasField("done") and (refusal := self.outputs.refusal(event.done.file)):
+            # First: it would offer the same again, for as long as the job is not over.
+            failed = pb.Failed(task_id=event.done.task_id, reason=pb.Failed.OUTPUT_STORE, message=refusal)
+            self.scheduler.received(life, pb.Event(failed=failed))
+            raise ContractBroken(refusal)
         if event.done.file.hand_over and self.scheduler.runs(life, event.done.task_id):
             self._spawn(self._take_copy(life, event, self.peers[life.url]))
         else:
@@ -338,6 +375,10 @@ class Orchestrator:
         life = peer.life
         if life is None:
             return {**entry, "refusal": peer.refusal} if peer.refusal else entry
+        cache = life.embedding_cache
+        if cache is not None:
+            names = cache.DESCRIPTOR.fields_by_name
+            entry["embedding_cache"] = {name: getattr(cache, name) for name in names}
         return {
             **entry,
             "incarnation": life.incarnation,
@@ -427,6 +468,9 @@ class Orchestrator:
 
     async def _delete_file(self, job: Job) -> None:
         await self.previews.discard(job.id)
+        if job.file is not None and job.file.store:
+            await self.outputs.remove(job.file)
+            return
         path = await asyncio.to_thread(self.content_path, job)
         peer = self._peer(job.file_url)
         try:

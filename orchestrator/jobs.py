@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import secrets
 import time
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import NamedTuple
 
 from orchestrator.graph import GENERATION
 from triptych_proto.control_pb2 import Generation, MediaFile
+
+JOB_ID = re.compile(r"video_[0-9a-f]{32}")
 
 
 class Status(str, enum.Enum):
@@ -66,6 +69,7 @@ class Attempt:
     engine: str = ""  # that moved the inputs
     compute: float = 0.0
     saving: float = 0.0  # media encoding that did not overlap with compute
+    batch: int = 1  # runs that shared the computing, this one included
     task_id: str = ""
 
 

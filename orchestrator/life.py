@@ -35,6 +35,7 @@ class Life:
         self.pools = tuple(hello.pools)
         self.traffic: tuple[pb.Traffic, ...] = ()
         self.choices: tuple[pb.Choice, ...] = ()
+        self.embedding_cache: pb.Cache | None = None
         self.resident_bytes = 0
         self.draining = False
         self.taken_by_others = 0  # places that other orchestrators' tasks take up

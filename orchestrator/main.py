@@ -16,7 +16,7 @@ from typing import Any
 
 from aiohttp import web
 
-from orchestrator import credentials
+from orchestrator import credentials, output_options
 from orchestrator.core import CoreOptions, Orchestrator
 from orchestrator.credentials import Credentials
 from orchestrator.http.app import create_runner
@@ -67,7 +67,8 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path("triptych-data"),
         metavar="DIR",
-        help="job database, and videos/ as this host sees what the decoders write (default: %(default)s)",
+        help="job database, thumbnails, and videos/ unless --output names another folder"
+        " (default: %(default)s)",
     )
     add(
         "--database-url",
@@ -172,6 +173,7 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="bytes of thumbnails and contact sheets that are kept (default: %(default)s)",
     )
+    output_options.add_arguments(parser)
     add_http_arguments(parser)
 
 
@@ -194,6 +196,7 @@ async def _serve(args: argparse.Namespace) -> None:
     data_dir: Path = args.data_dir.absolute()
     data_dir.mkdir(parents=True, exist_ok=True)
     access = load_access(args, data_dir)
+    outputs = output_options.load(args, data_dir)
     listed, named = parse_peers({role: getattr(args, f"{role}_urls") for role in ROLES})
     orchestrator = Orchestrator(
         CoreOptions(
@@ -201,7 +204,11 @@ async def _serve(args: argparse.Namespace) -> None:
             named_peers=named,
             name=args.name or f"{socket.gethostname()}:{args.port}",
             database_url=args.database_url or f"sqlite:///{data_dir / 'jobs.sqlite'}",
-            output_dir=data_dir / "videos",
+            output_dir=outputs.folder,
+            data_dir=data_dir,
+            remote_outputs=outputs.remote,
+            redirect_seconds=outputs.redirect_seconds,
+            orphan_seconds=outputs.orphan_seconds,
             max_queue=args.max_queue,
             max_reference_bytes=args.max_reference_bytes,
             preview_bytes=args.preview_cache,

@@ -65,7 +65,8 @@ class Listener(Protocol):
     def left(self, life: Life) -> None:
         """Its stream ended: nothing more will come from this life."""
 
-    def received(self, life: Life, event: pb.Event) -> None: ...
+    def received(self, life: Life, event: pb.Event) -> None:
+        """Raises ContractBroken for what this role may not say."""
 
 
 class Peer:

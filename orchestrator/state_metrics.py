@@ -26,6 +26,14 @@ TRAFFIC = (
     ("count", "Reads or puts that succeeded."),
     ("failures", "Reads or puts that failed."),
 )
+CACHE = (
+    ("hits_total", "hits", "Texts that a text encoder of this role need not encode again."),
+    ("misses_total", "misses", "Texts that a text encoder of this role encoded."),
+    ("evictions_total", "evictions", "Entries that made room for others."),
+    ("entries", "entries", "Outputs of text encoders that are kept."),
+    ("bytes", "bytes", "Memory they take up."),
+    ("limit_bytes", "limit_bytes", "Memory they may take up."),
+)
 
 
 class StateCollector(Collector):
@@ -80,4 +88,8 @@ class StateCollector(Collector):
                 labels = {**who, "engine": traffic.engine, "direction": traffic.direction}
                 for name, text in TRAFFIC:
                     yield f"triptych_role_transfer_{name}_total", text, labels, getattr(traffic, name)
+            if life.embedding_cache is not None:
+                for name, field, text in CACHE:
+                    value = getattr(life.embedding_cache, field)
+                    yield f"triptych_embedding_cache_{name}", text, who, value
             yield "triptych_peak_memory_bytes", "Largest resident memory of a role.", who, life.resident_bytes

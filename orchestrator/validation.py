@@ -148,6 +148,8 @@ def _done(done: pb.Done) -> None:
     _ids([done.task_id], "Done.task_id")
     for name in ("waiting", "transfer", "compute", "saving"):
         _seconds(getattr(done.timing, name), f"Timing.{name}")
+    if done.timing.batch > MAX_CAPACITY:
+        raise ContractBroken(f"Timing.batch is {done.timing.batch}, expected {MAX_CAPACITY} at most")
     _size(done.peak_memory_bytes, "Done.peak_memory_bytes")
 
 
@@ -177,6 +179,8 @@ def _output(done: pb.Done, role: str) -> None:
     if file.audio_rate > MAX_AUDIO_RATE:
         raise ContractBroken(f"MediaFile.audio_rate is {file.audio_rate}, expected {MAX_AUDIO_RATE} at most")
     _text(file.store, "MediaFile.store", 1024)
+    if file.store and file.hand_over:
+        raise ContractBroken("MediaFile has both a store and hand_over, expected one at most")
 
 
 def _failed(failed: pb.Failed) -> None:
@@ -197,10 +201,19 @@ def _stats(stats: pb.Stats) -> None:
         _matches(_WORD, traffic.direction, "Traffic.direction")
         _seconds(traffic.seconds, "Traffic.seconds", MAX_TOTAL_SECONDS)
     _unique([(row.engine, row.direction) for row in stats.traffic], "Stats.traffic")
+    if stats.HasField("embedding_cache"):
+        _cache(stats.embedding_cache)
     _at_most(MAX_CHOICES, stats.choices, "Stats.choices")
     for choice in stats.choices:
         for name in ("url", "engine", "reason"):
             setattr(choice, name, one_line(getattr(choice, name)))
+
+
+def _cache(cache: pb.Cache) -> None:
+    for name in ("hits", "misses", "evictions", "entries", "limit_bytes"):
+        _size(getattr(cache, name), f"Cache.{name}")
+    if cache.bytes > cache.limit_bytes:
+        raise ContractBroken(f"Cache.bytes is {cache.bytes} of {cache.limit_bytes}")
 
 
 def _orphans(orphans: pb.Orphans) -> None:

@@ -12,7 +12,6 @@ import sys
 
 from services.announce import announce
 from services.media.encoders import X264, NoEncoder, VideoEncoder, choose
-from services.media.store import LocalStore
 from services.model.base import ModelError, RoleModel
 from services.options import RoleOptions
 from services.role import Role
@@ -96,7 +95,7 @@ async def _serve(options: RoleOptions) -> None:
             mooncake=options.mooncake,
             keys=options.transfer_keys,
         )
-        directory = options.output_dir if role is Role.DECODER else None
+        directory = None if options.output is None else options.output.directory
         worker = Worker(_stage(model, options, encoder), endpoint, _limits(options, model))
         await worker.recover()
         await server.open_for_work(model, worker, endpoint, directory)
@@ -125,9 +124,9 @@ async def _serve(options: RoleOptions) -> None:
 
 
 def _stage(model: RoleModel, options: RoleOptions, encoder: VideoEncoder) -> Stage:
-    if options.role is not Role.DECODER:
+    if options.output is None:
         return TensorStage(model, options.max_reference_pixels)
-    return MediaStage(model, LocalStore(options.output_dir, options.hand_over), encoder)
+    return MediaStage(model, options.output.open(), encoder)
 
 
 def _warn_if_open(options: RoleOptions) -> None:
@@ -147,6 +146,7 @@ def _limits(options: RoleOptions, model: RoleModel) -> WorkerLimits:
         pool_seconds=options.pool_seconds,
         hold_seconds=options.hold_seconds,
         max_images=model.facts.max_images if options.role is Role.ENCODER else 0,
+        max_batch=options.max_batch,
     )
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from services import credentials
+from services import credentials, output_options
 from services.credentials import Credentials
 from services.media.encoders import CHOICES
+from services.output_options import OutputOptions
 from services.role import Role
 from transfer.engines import mooncake_setup
 from transfer.engines.mooncake_setup import PROTOCOLS, MooncakeOptions
@@ -53,28 +54,16 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
         help="announce this role to these orchestrators, which then need not list its URL",
     )
     add_model_arguments(parser)
+    if role is Role.ENCODER:
+        add_encoder_arguments(parser)
     if role is Role.DECODER:
-        add(
-            "--output-dir",
-            type=Path,
-            default=Path("triptych-data/videos"),
-            metavar="DIR",
-            help="where media files are written (default: %(default)s)",
-        )
         add(
             "--video-encoder",
             choices=CHOICES,
             default="auto",
             help="of MP4: auto is nvenc where it is seen to work, else x264 (default: %(default)s)",
         )
-        add(
-            "--return",
-            dest="hand_over",
-            choices=("file", "bytes"),
-            default="file",
-            help="file: finished files stay in --output-dir; bytes: the orchestrator copies each and it is"
-            " removed here, for a disk that goes away with this process (default: %(default)s)",
-        )
+        output_options.add_arguments(parser)
     if role is Role.ENCODER:
         add(
             "--max-reference-pixels",
@@ -83,6 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser, role: Role) -> None:
             metavar="N",
             help="width times height of a reference image, as its file says (default: %(default)s)",
         )
+    if role is Role.DENOISER:
+        add_batch_arguments(parser)
     add_worker_arguments(parser)
     credentials.add_arguments(parser)
     add(
@@ -109,14 +100,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--max-pixels",
         type=_positive(int),
-        default=1280 * 720,
         metavar="N",
-        help="width times height of the largest request; pools are sized by it (default: %(default)s)",
+        help="width times height of the largest request; pools are sized by it (default: 1280 * 720, or what"
+        " the model makes by default if that is more)",
     )
     add(
         "--max-frames",
         type=_positive(int),
-        default=121,
+        default=129,
         metavar="N",
         help="frames of the longest request; pools are sized by it (default: %(default)s)",
     )
@@ -135,6 +126,30 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument_group("encoder").add_argument(
+        "--embedding-cache",
+        type=_positive(int, zero=True),
+        default=512 << 20,
+        metavar="N",
+        help="bytes of memory for texts that were encoded before; 0: every prompt and negative prompt is"
+        " encoded anew (default: %(default)s)",
+    )
+
+
+def add_batch_arguments(parser: argparse.ArgumentParser) -> None:
+    """How a denoiser takes several requests through one loop."""
+    parser.add_argument_group("batches").add_argument(
+        "--max-batch",
+        type=int,
+        choices=range(1, 65),
+        default=1,
+        metavar="N",
+        help="take up to N waiting requests of one shape through one denoising loop; their results then equal"
+        " those of requests alone within 1e-5, not bit for bit (default: %(default)s)",
+    )
+
+
 def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
     """How tasks and their data are handled."""
     add = parser.add_argument_group("tasks and data plane").add_argument
@@ -143,7 +158,8 @@ def add_worker_arguments(parser: argparse.ArgumentParser) -> None:
         type=_positive(int, zero=True),
         default=1,
         metavar="N",
-        help="tasks whose inputs are read while another computes (default: %(default)s)",
+        help="tasks whose inputs are read while another computes; batches, with --max-batch"
+        " (default: %(default)s)",
     )
     add(
         "--transfer",
@@ -230,12 +246,12 @@ class RoleOptions:
     listen: str  # HOST:PORT of the control server
     transfer_listen: str  # host of the data plane's TCP server
     orchestrators: tuple[str, ...]  # to announce this role to
-    output_dir: Path
+    output: OutputOptions | None  # of a decoder
     video_encoder: str  # of services.media.encoders.CHOICES
-    hand_over: bool  # finished files go to the orchestrator
     max_reference_pixels: int
     model_options: dict[str, Any]
     capacity: int
+    max_batch: int
     engines: tuple[str, ...]
     mooncake: MooncakeOptions | None
     transfer_keys: TransferKeys | None
@@ -252,6 +268,8 @@ class RoleOptions:
     def from_arguments(role: Role, args: argparse.Namespace) -> RoleOptions:
         """Raises OSError or ValueError for options that do not fit together and for bad secret files."""
         host, port = _listen(args.listen, args.url)
+        output = OutputOptions.from_arguments(args) if role is Role.DECODER else None
+        max_batch = getattr(args, "max_batch", 1)
         return RoleOptions(
             role=role,
             model=args.model,
@@ -259,9 +277,8 @@ class RoleOptions:
             listen=f"{host}:{port}",
             transfer_listen=host.strip("[]"),
             orchestrators=tuple(args.orchestrator),
-            output_dir=getattr(args, "output_dir", Path()),
+            output=output,
             video_encoder=getattr(args, "video_encoder", "x264"),
-            hand_over=getattr(args, "hand_over", "file") == "bytes",
             max_reference_pixels=getattr(args, "max_reference_pixels", 0),  # of the encoder alone
             model_options={
                 "device": args.device,
@@ -271,8 +288,11 @@ class RoleOptions:
                 "max_frames": args.max_frames,
                 "max_steps": args.max_steps,
                 "threads": args.threads,
+                **({"embedding_cache": args.embedding_cache} if role is Role.ENCODER else {}),
             },
-            capacity=1 + args.prefetch,
+            # So that a batch can gather while another computes, and the next task begins during an upload.
+            capacity=max_batch * (1 + args.prefetch) + (output.uploads if output is not None else 0),
+            max_batch=max_batch,
             engines=ENGINES[args.transfer],
             mooncake=_mooncake(args) if args.transfer == "mooncake" else None,
             transfer_keys=TransferKeys.load(args.transfer_keys) if args.transfer_keys else None,

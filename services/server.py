@@ -16,7 +16,13 @@ from services.media.store import media_path
 from services.model.base import RoleModel
 from services.role import Role
 from services.session import Session
-from services.wire import choice_messages, endpoint_messages, pool_messages, traffic_messages
+from services.wire import (
+    cache_message,
+    choice_messages,
+    endpoint_messages,
+    pool_messages,
+    traffic_messages,
+)
 from services.worker import Worker, peak_memory_bytes
 from transfer.endpoint import TransferEndpoint
 from triptych_proto import control_pb2 as pb
@@ -240,6 +246,7 @@ class RoleServer(RoleServicer):
             draining=self._worker.draining,
             traffic=traffic_messages(self._endpoint),
             choices=choice_messages(self._endpoint),
+            embedding_cache=cache_message(self._model.cache_stats()),
         )
         for session in self._sessions:
             session.send(pb.Event(stats=stats))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
@@ -16,7 +16,7 @@ from services.media.formats import FORMATS, Format, formats_of
 from services.media.open import open_writer
 from services.media.reference import MAX_PIXELS, decode_all
 from services.media.store import Store
-from services.model.base import Control, Decoded, InvalidRequest, RoleModel, Value
+from services.model.base import Cancelled, Control, Decoded, InvalidRequest, Lane, RoleModel, Value
 from triptych_proto.control_pb2 import Generation, MediaFile, Run
 
 
@@ -28,16 +28,23 @@ class Product:
     values: dict[str, Value] | None = None
     file: MediaFile | None = None
     claim: Claim | None = None  # on the file, until it is accepted or discarded
+    delivered: bool = True  # the file lies where it can be read; else it is still to be brought there
     compute_seconds: float = 0.0
+    batch: int = 1  # tasks that shared the compute
     saving_seconds: float = 0.0  # what the media encoder still had to do when the last frame was computed
 
 
 class Stage(Protocol):
-    """What a role does with a task. ``discard`` and ``accept`` are quick, never raise, can be repeated."""
+    """What a role does with a task. ``discard`` and ``accept`` never raise and can be repeated."""
 
     def run(self, run: Run, inputs: Mapping[str, Value], control: Control) -> Product:
         """Runs on the compute thread, one task at a time. Raises as the model does, and MediaError."""
         ...
+
+    def deliver(self, product: Product, control: Control) -> None:
+        """Brings a file that is not yet delivered where it can be read. Runs on other threads, several at
+        once. Can be repeated. Raises MediaError and Cancelled; then ``discard`` is left to the caller.
+        """
 
     def discard(self, product: Product) -> None:
         """Undoes what a product nobody wants any more has left outside of memory."""
@@ -47,6 +54,28 @@ class Stage(Protocol):
 
     def recover(self) -> list[Product]:
         """What dead processes have finished and nobody has accepted. Reads the disk; before any work."""
+        ...
+
+
+@dataclass(frozen=True)
+class Work:
+    """What ``Stage.run`` is given, for one of several tasks."""
+
+    run: Run
+    inputs: Mapping[str, Value]  # not read any more once ``control`` has raised Cancelled
+    control: Control
+
+
+@runtime_checkable
+class BatchStage(Stage, Protocol):
+    """A stage whose tasks can share a loop."""
+
+    def batch_key(self, run: Run, inputs: Mapping[str, Value]) -> Hashable:
+        """Tasks of equal keys can share one; None: this one runs alone. Runs on the event loop."""
+        ...
+
+    def run_batch(self, works: Sequence[Work]) -> Sequence[Product | Exception]:
+        """As ``run`` for each. What the loop itself raises may be any one task's fault."""
         ...
 
 
@@ -64,6 +93,24 @@ class TensorStage:
         control.raise_if_cancelled()
         values = self._model.run(run.generation, inputs, control, images)
         return Product(run.task_id, values=values, compute_seconds=time.monotonic() - started)
+
+    def deliver(self, product: Product, control: Control) -> None:
+        """There are no files."""
+
+    def batch_key(self, run: Run, inputs: Mapping[str, Value]) -> Hashable:
+        return self._model.batch_key(run.generation, inputs)
+
+    def run_batch(self, works: Sequence[Work]) -> Sequence[Product | Exception]:
+        started = time.monotonic()
+        outcomes = self._model.run_batch([Lane(w.run.generation, w.inputs, w.control) for w in works])
+        seconds = time.monotonic() - started
+        size = sum(isinstance(outcome, (dict, Cancelled)) for outcome in outcomes)
+        return [
+            outcome
+            if isinstance(outcome, Exception)
+            else Product(work.run.task_id, values=outcome, compute_seconds=seconds, batch=size)
+            for work, outcome in zip(works, outcomes, strict=True)
+        ]
 
     def discard(self, product: Product) -> None:
         """Tensors that were not put into a slot vanish by themselves."""
@@ -142,9 +189,15 @@ class MediaStage:
             claim.task_id,
             file=self._store.keep(claim, file),
             claim=claim,
+            delivered=not self._store.remote,
             compute_seconds=computed - started,
             saving_seconds=time.monotonic() - computed,
         )
+
+    def deliver(self, product: Product, control: Control) -> None:
+        if product.claim is not None and product.file is not None:
+            self._store.deliver(product.claim, product.file, control)
+            product.delivered = True
 
     def discard(self, product: Product) -> None:
         if product.claim is not None:
@@ -155,4 +208,7 @@ class MediaStage:
             self._store.accept(product.claim)
 
     def recover(self) -> list[Product]:
-        return [Product(claim.task_id, file=claim.file, claim=claim) for claim in self._store.recover()]
+        return [
+            Product(claim.task_id, file=claim.file, claim=claim, delivered=not self._store.remote)
+            for claim in self._store.recover()
+        ]

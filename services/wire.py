@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+from services.model.base import CacheStats
 from transfer.endpoint import TransferEndpoint
 from transfer.engines.base import EngineAddress
 from transfer.pool import SlotLocation
+from triptych_proto.control_pb2 import Cache, Input, Pool, Slot
 from triptych_proto.control_pb2 import Choice as ChoiceMessage
-from triptych_proto.control_pb2 import Input, Pool, Slot
 from triptych_proto.control_pb2 import Traffic as TrafficMessage
 from triptych_proto.control_pb2 import TransferEndpoint as EndpointMessage
 
@@ -45,6 +46,10 @@ def choice_messages(endpoint: TransferEndpoint) -> list[ChoiceMessage]:
         ChoiceMessage(url=str(url), engine=choice.engine, reason=choice.reason)
         for url, choice in endpoint.choices.items()
     ]
+
+
+def cache_message(stats: CacheStats | None) -> Cache | None:
+    return Cache(**asdict(stats)) if stats is not None else None
 
 
 def pool_messages(endpoint: TransferEndpoint) -> list[Pool]:

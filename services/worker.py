@@ -1,4 +1,4 @@
-"""The tasks of a role: inputs are read ahead, one task computes, outputs wait in their slots."""
+"""The tasks of a role: inputs are read ahead, tasks compute in turn, outputs wait in their slots."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import asyncio
 import logging
 import resource
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from services import validation
+from services.batching import Turns
 from services.media.files import MediaError
 from services.model.base import Cancelled, InvalidRequest, Value
 from services.session import Session
@@ -37,6 +39,8 @@ log = logging.getLogger(__name__)
 
 MAX_ORPHANS = 10_000  # told at once; further ones are told when these are gone
 MAX_ID_CHARS = 200
+RECOVER_SECONDS = 10.0  # for files of dead processes to be delivered, before this one opens for work
+REDELIVER_SECONDS = 30.0  # between two tries to deliver one
 READ_ATTEMPTS = 2  # from the same holder, before the input counts as lost
 
 
@@ -52,9 +56,11 @@ class Worker:
         self.limits = limits
         self._stage = stage
         self._endpoint = endpoint
-        self._turn = asyncio.Lock()  # fair: tasks compute in the order in which their inputs are there
-        self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._files = ThreadPoolExecutor(1, thread_name_prefix="files")
+        self._turns = Turns(stage, limits.max_batch)  # in the order in which their inputs are there
+        self._files = ThreadPoolExecutor(4, thread_name_prefix="files")  # a store that is away keeps one busy
+        self._deliveries = ThreadPoolExecutor(limits.capacity, thread_name_prefix="deliver")
+        self._late: asyncio.Task[None] | None = None  # delivers files of dead processes
+        self._late_control = TaskControl(lambda step, total: None)
         self._sessions: list[Session] = []
         self._loop = asyncio.get_running_loop()
 
@@ -84,9 +90,38 @@ class Worker:
 
     async def recover(self) -> None:
         """Takes up the files of dead processes that nobody has accepted. To be called before any work."""
-        for product in await asyncio.to_thread(self._stage.recover):
-            done = Done(task_id=product.task_id, file=product.file)
-            self.outputs[product.task_id] = Output(done, product, None, None)
+        products = await asyncio.to_thread(self._stage.recover)
+        late = [product for product in products if not product.delivered]
+        for product in products:
+            if product.delivered:
+                self._offer(product)
+        if late:
+            self._late = asyncio.create_task(self._deliver_late(late))
+            await asyncio.wait([self._late], timeout=RECOVER_SECONDS)
+
+    async def _deliver_late(self, products: Sequence[Product]) -> None:
+        """One after the other, and each until it is done: they are safe where they are."""
+        waiting = deque(products)
+        try:
+            while waiting:
+                try:
+                    await asyncio.to_thread(self._stage.deliver, waiting[0], self._late_control)
+                    self._offer(waiting.popleft())
+                except MediaError as error:
+                    log.warning("%s: not delivered yet: %s", waiting[0].task_id, error)
+                    waiting.rotate(-1)
+                    await asyncio.sleep(REDELIVER_SECONDS)
+        finally:
+            for product in waiting:
+                if product.claim is not None:
+                    product.claim.leave()
+
+    def _offer(self, product: Product) -> None:
+        """Whoever owns its job may adopt it."""
+        done = Done(task_id=product.task_id, file=product.file)
+        self.outputs[product.task_id] = Output(done, product, None, None)
+        for session in self._sessions:
+            session.send(Event(orphans=Orphans(task_ids=[product.task_id])))
 
     def _orphans(self) -> list[str]:
         tasks = [task_id for task_id, task in self.tasks.items() if task.session is None]
@@ -184,8 +219,12 @@ class Worker:
     async def close(self) -> None:
         """Cancels what runs, frees what is held; files that nobody has accepted wait for another process."""
         self.draining = True
+        self._late_control.cancel()  # its thread cannot be cancelled
         for task_id in list(self.tasks):
             self.cancel(task_id)
+        if self._late is not None:
+            self._late.cancel()
+            await asyncio.wait([self._late])
         await asyncio.gather(
             *(t.coroutine for t in self.tasks.values() if t.coroutine), return_exceptions=True
         )
@@ -193,7 +232,8 @@ class Worker:
         for output in self.outputs.values():
             if output.product.claim is not None:
                 output.product.claim.leave()
-        await asyncio.to_thread(self._compute.shutdown)
+        await asyncio.to_thread(self._turns.shutdown)
+        await asyncio.to_thread(self._deliveries.shutdown)
         await asyncio.to_thread(self._files.shutdown)
 
     # ---- a task
@@ -204,6 +244,8 @@ class Worker:
         try:
             task.control.raise_if_cancelled()
             product = await self._compute_product(task)
+            if not product.delivered:
+                await self._deliver(task, product)
             event = Event(done=await self._publish(task, product))
         except (Cancelled, asyncio.CancelledError):
             reason, message = Failed.CANCELLED, "cancelled"
@@ -235,30 +277,24 @@ class Worker:
         received: list[Received] = []
         try:
             inputs = await self._read_inputs(task, received)
-            waiting_since = time.monotonic()
-            async with self._turn:
-                task.timing.waiting += time.monotonic() - waiting_since
-                task.interruptible = False
-                task.computing = True
-                product = await self._loop.run_in_executor(
-                    self._compute, self._run_stage, task.run, inputs, task.control
-                )
-                task.interruptible = True
-                return product
+            return await self._turns.run(task, inputs)
         finally:
             for item in received:
                 item.release()
 
-    def _run_stage(self, run: Run, inputs: Mapping[str, Value], control: TaskControl) -> Product:
-        """Runs on the compute thread."""
-        control.raise_if_cancelled()
-        product = self._stage.run(run, inputs, control)
+    async def _deliver(self, task: Task, product: Product) -> None:
+        """The next task computes meanwhile; this one keeps its place, so that no more pile up."""
+        started = time.monotonic()
+        task.interruptible = False
         try:
-            control.raise_if_cancelled()
-        except Cancelled:
-            self._stage.discard(product)
+            await self._loop.run_in_executor(self._deliveries, self._stage.deliver, product, task.control)
+            task.control.raise_if_cancelled()
+        except BaseException:
+            self._files.submit(self._stage.discard, product)
             raise
-        return product
+        finally:
+            task.interruptible = True
+        product.saving_seconds += time.monotonic() - started
 
     async def _read_inputs(self, task: Task, received: list[Received]) -> Mapping[str, Value]:
         if not task.run.inputs:
@@ -303,7 +339,7 @@ class Worker:
         raise AssertionError("unreachable")
 
     async def _publish(self, task: Task, product: Product) -> Done:
-        task.timing.compute = product.compute_seconds
+        task.timing.compute, task.timing.batch = product.compute_seconds, product.batch
         task.timing.saving = product.saving_seconds
         done = Done(task_id=task.run.task_id, peak_memory_bytes=peak_memory_bytes())
         held = None

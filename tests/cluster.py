@@ -14,7 +14,8 @@ from orchestrator.core import CoreOptions, Orchestrator
 from orchestrator.jobs import Job
 from orchestrator.scheduler import SchedulerOptions
 from services.credentials import Credentials
-from services.media.store import LocalStore
+from services.media.remote_store import RemoteStore
+from services.media.store import LocalStore, Store
 from services.model.base import Control, Limits, Value
 from services.model.emulated import EmulatedModel
 from services.role import Role
@@ -23,6 +24,7 @@ from services.stage import MediaStage, Product, Stage, TensorStage
 from services.task import WorkerLimits
 from services.worker import Worker
 from transfer.endpoint import TransferEndpoint
+from transfer.remote_folder import RemoteFolder
 from transfer.urls import EndpointURL
 from triptych_proto.control_pb2 import Generation, Run
 
@@ -48,6 +50,9 @@ class RecordingStage:
             product.values["made_by"] = str(self.url)
         return product
 
+    def deliver(self, product: Product, control: Control) -> None:
+        self.inner.deliver(product, control)
+
     def discard(self, product: Product) -> None:
         self.inner.discard(product)
 
@@ -71,6 +76,9 @@ class RoleInstance:
         self.pool_bytes = POOL_BYTES
         self.model = model
         self.hand_over = False
+        self.remote: RemoteFolder | None = None  # a decoder's files go there, by way of `spool`
+        self.spool = directory.parent / "spool"
+        self.upload_seconds = 5.0
         self.credentials = Credentials()
         self._limits = limits
 
@@ -89,13 +97,18 @@ class RoleInstance:
         )
         inner: Stage = TensorStage(model)
         if self.role is Role.DECODER:
-            inner = MediaStage(model, LocalStore(self.directory, self.hand_over))
+            inner = MediaStage(model, self._store())
         self.stage = RecordingStage(inner, self.url)
         max_images = model.facts.max_images if self.role is Role.ENCODER else 0
         self.worker = Worker(self.stage, self.endpoint, replace(self._limits, max_images=max_images))
         directory = self.directory if self.role is Role.DECODER else None
         await self.worker.recover()
         await self.server.open_for_work(model, self.worker, self.endpoint, directory)
+
+    def _store(self) -> Store:
+        if self.remote is not None:
+            return RemoteStore(self.spool, self.remote, self.upload_seconds)
+        return LocalStore(self.directory, self.hand_over)
 
     async def stop(self) -> None:
         await self.server.stop()

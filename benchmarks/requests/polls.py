@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.requests.connection import Connection
 from benchmarks.requests.latency import TINY
 from benchmarks.requests.row import Effort, Round, middle
-from benchmarks.requests.system import cpu_seconds, named, running
+from benchmarks.requests.system import cpu_seconds, named, running, starved_seconds
 
 CONNECTIONS = 50
 SECONDS = 8.0  # of a round
@@ -34,18 +34,22 @@ def measure(effort: Effort) -> Iterator[Round]:
     with running(f"emulated:denoise={pace:.4f}") as box, Connection(box.port) as connection:
         orchestrator = named(box, "orchestrator").pid
         ids = [connection.create({**TINY, "seed": seed}) for seed in range(jobs)]
-        before = cpu_seconds(orchestrator)
-        time.sleep(seconds)  # without polls: what the jobs cost is not the polls'
+        lag, before = _lag(box.url), cpu_seconds(orchestrator)
+        time.sleep(seconds)  # without polls: what jobs and machine cost is not the polls'
         alone = (cpu_seconds(orchestrator) - before) / seconds
+        unpolled = quantile(_difference(lag, _lag(box.url)), 0.99)
         rounds = []
         for _ in range(effort.rounds):
-            lag, before, started = _lag(box.url), cpu_seconds(orchestrator), time.monotonic()
+            lag, starved = _lag(box.url), starved_seconds(orchestrator)
+            before, started = cpu_seconds(orchestrator), time.monotonic()
             seen = _poll(box.port, ids, effort.count(CONNECTIONS, 5), seconds)
-            used = cpu_seconds(orchestrator) - before - alone * (time.monotonic() - started)
+            took = time.monotonic() - started
+            used = cpu_seconds(orchestrator) - before - alone * took
             rounds.append(_round(seen, _difference(lag, _lag(box.url)), used))
+            rounds[-1].raw["starved"] = (starved_seconds(orchestrator) - starved) / took
         failed = _failed(connection, ids)
     for one in rounds:
-        one.raw["jobs_failed"] = failed
+        one.raw.update(jobs_failed=failed, lag_p99_unpolled=unpolled * 1e3)
         yield one
 
 
@@ -133,7 +137,9 @@ def summary(rounds: list[Round]) -> str:
         return f"{middle(rounds, name):.1f}"
 
     return (
-        f"lag p50 {seen('lag_p50')}, p99 {seen('lag_p99')}, at most {seen('lag_max')} ms;"
+        f"lag p50 {seen('lag_p50')}, p99 {seen('lag_p99')}, at most {seen('lag_max')} ms, without polls p99"
+        f" {seen('lag_p99_unpolled')}; its thread was ready and had no core"
+        f" {middle(rounds, 'starved') * 1e2:.0f} % of the time;"
         f" {middle(rounds, 'polls'):.0f} polls answered after {seen('poll_p50')} ms, p99 {seen('poll_p99')};"
         f" {middle(rounds, 'cpu_per_poll'):.2f} ms of the orchestrator's CPU each;"
         f" {sum(one.raw['polls_failed'] for one in rounds)} polls and {rounds[0].raw['jobs_failed']} jobs"

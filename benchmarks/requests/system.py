@@ -58,6 +58,14 @@ def cpu_seconds(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def starved_seconds(pid: int) -> float:
+    """For how long the first thread of a process was ready and had no core; 0 where that is not known."""
+    try:
+        return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except FileNotFoundError:
+        return 0.0
+
+
 def resident_bytes(pid: int) -> int:
     """Memory that a process has mapped and in use, files it has mapped included."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():

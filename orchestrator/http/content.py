@@ -28,15 +28,26 @@ async def content(request: web.Request) -> web.StreamResponse:
         raise invalid("variant", f"variant must be one of {VIDEO}, {', '.join(VARIANTS)}")
     job = await find_job(request)
     if name == VIDEO:
-        return await send_video(request, job)
+        return await _elsewhere(request, job) or await send_video(request, job)
     return await _send_picture(request, job, VARIANTS[name])
+
+
+async def _elsewhere(request: web.Request, job: Job) -> web.Response | None:
+    """A redirect to the store that has the file. Links are for GET alone, and validators are our own."""
+    if request.method != "GET" or request.if_none_match or request.headers.get("If-Range"):
+        return None
+    file = media_file(job)
+    link = await request.app[SERVICE].content_link(job, _file_name(job, PurePosixPath(file.name).suffix))
+    if link is None:
+        return None
+    return web.Response(status=307, headers={"Location": link, "Cache-Control": "no-store"})
 
 
 async def send_video(
     request: web.Request, job: Job, extra_headers: Mapping[str, str] | None = None
 ) -> web.StreamResponse:
     """Raises ApiError: 404 for a job that is not over or whose file is gone, 416, 422 for a failed job, 503
-    when the decoder that has the file is away.
+    when the decoder or the store that has the file is away.
     """
     service, timeout = request.app[SERVICE], request.app[OPTIONS].download_timeout
     file = media_file(job)
@@ -91,5 +102,9 @@ def media_file(job: Job) -> MediaFile:
 def _headers(job: Job, content_type: str, suffix: str) -> dict[str, str]:
     return {
         "Content-Type": content_type,
-        "Content-Disposition": f'attachment; filename="{job.id}{suffix}"',
+        "Content-Disposition": f'attachment; filename="{_file_name(job, suffix)}"',
     }
+
+
+def _file_name(job: Job, suffix: str) -> str:
+    return f"{job.id}{suffix}"

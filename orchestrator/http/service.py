@@ -92,8 +92,11 @@ class VideoService(Protocol):
         is called on another thread.
         """
 
+    async def content_link(self, job: Job, file_name: str) -> str | None:
+        """Where a client may get the file of a completed job, under that name, from its store; None: here."""
+
     def read_content(self, job: Job, offset: int, length: int) -> AsyncGenerator[bytes, None]:
-        """The same bytes from the decoder that wrote them. Raises ApiError before the first chunk."""
+        """The same bytes from their store or decoder. Raises ApiError before the first chunk."""
 
 
 SERVICE: web.AppKey[VideoService] = web.AppKey("service")

@@ -28,7 +28,7 @@ from orchestrator.store.database import Database
 from orchestrator.store.errors import StoreError
 from orchestrator.store.migrate import migrate
 from orchestrator.store.statements import FINAL, UNFINISHED, batches, lock, read
-from orchestrator.store.tables import clock, jobs, orchestrators, reference_images
+from orchestrator.store.tables import clock, identity, jobs, orchestrators, reference_images
 
 OVERLAP_SECONDS = 10.0  # longer than a write takes from reading the clock to its commit
 KEEP_DELETED_SECONDS = 600.0  # for other orchestrators to notice
@@ -79,6 +79,10 @@ class JobStore:
                 raise
 
         await self._run(open_)
+
+    async def identity(self) -> str:
+        """Of this database, and of what a backup of it is restored to: 32 hexadecimal digits."""
+        return await self._transact(lambda connection: str(connection.scalar(sa.select(identity.c.id))))
 
     async def close(self) -> None:
         """Returns when all that was asked for before is done."""
@@ -133,6 +137,15 @@ class JobStore:
             lambda connection: read(connection, jobs.c.id == job_id, ~jobs.c.deleted)
         )
         return found[0] if found else None
+
+    async def get_many(self, job_ids: Sequence[str]) -> list[Job]:
+        """Those of them that there are."""
+
+        def find(connection: sa.Connection) -> list[Job]:
+            found = (read(connection, jobs.c.id.in_(batch), ~jobs.c.deleted) for batch in batches(job_ids))
+            return [job for batch in found for job in batch]
+
+        return await self._transact(find)
 
     async def find_by_key(self, idempotency_key: str) -> Job | None:
         found = await self._transact(

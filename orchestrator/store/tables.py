@@ -80,6 +80,8 @@ reference_images = sa.Table(
     sa.Column("data", sa.LargeBinary, nullable=False),  # the file as it came
 )
 
+identity = sa.Table("identity", metadata, sa.Column("id", sa.String(32), primary_key=True))  # one row
+
 orchestrators = sa.Table(
     "orchestrators",
     metadata,

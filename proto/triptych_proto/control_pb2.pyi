@@ -181,7 +181,7 @@ class Hello(_message.Message):
     incarnation: _builtins.str
     """16 hex digits, new at every start of the process"""
     capacity: _builtins.int
-    """tasks it takes at once: one that computes and those it prefetches for"""
+    """tasks it takes at once: those that compute and those it prefetches for"""
     largest_output_bytes: _builtins.int
     """of any request it admits"""
     @_builtins.property
@@ -397,6 +397,7 @@ class Stats(_message.Message):
     DRAINING_FIELD_NUMBER: _builtins.int
     TRAFFIC_FIELD_NUMBER: _builtins.int
     CHOICES_FIELD_NUMBER: _builtins.int
+    EMBEDDING_CACHE_FIELD_NUMBER: _builtins.int
     resident_bytes: _builtins.int
     draining: _builtins.bool
     """takes no new task"""
@@ -406,6 +407,10 @@ class Stats(_message.Message):
     def traffic(self) -> _containers.RepeatedCompositeFieldContainer[Global___Traffic]: ...
     @_builtins.property
     def choices(self) -> _containers.RepeatedCompositeFieldContainer[Global___Choice]: ...
+    @_builtins.property
+    def embedding_cache(self) -> Global___Cache:
+        """unset: this role has none"""
+
     def __init__(
         self,
         *,
@@ -414,14 +419,53 @@ class Stats(_message.Message):
         draining: _builtins.bool = ...,
         traffic: _abc.Iterable[Global___Traffic] | None = ...,
         choices: _abc.Iterable[Global___Choice] | None = ...,
+        embedding_cache: Global___Cache | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["embedding_cache", b"embedding_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "draining", b"draining", "pools", b"pools", "resident_bytes", b"resident_bytes", "traffic", b"traffic"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["choices", b"choices", "draining", b"draining", "embedding_cache", b"embedding_cache", "pools", b"pools", "resident_bytes", b"resident_bytes", "traffic", b"traffic"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Stats: _TypeAlias = Stats  # noqa: Y015
+
+@_typing.final
+class Cache(_message.Message):
+    """The cache of text embeddings of an encoder, in one life of it. A hit or a miss is one text (a prompt or a
+    negative prompt) in one text encoder.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HITS_FIELD_NUMBER: _builtins.int
+    MISSES_FIELD_NUMBER: _builtins.int
+    EVICTIONS_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
+    BYTES_FIELD_NUMBER: _builtins.int
+    LIMIT_BYTES_FIELD_NUMBER: _builtins.int
+    hits: _builtins.int
+    misses: _builtins.int
+    evictions: _builtins.int
+    entries: _builtins.int
+    bytes: _builtins.int
+    limit_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        hits: _builtins.int = ...,
+        misses: _builtins.int = ...,
+        evictions: _builtins.int = ...,
+        entries: _builtins.int = ...,
+        bytes: _builtins.int = ...,
+        limit_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes", b"bytes", "entries", b"entries", "evictions", b"evictions", "hits", b"hits", "limit_bytes", b"limit_bytes", "misses", b"misses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Cache: _TypeAlias = Cache  # noqa: Y015
 
 @_typing.final
 class Places(_message.Message):
@@ -995,6 +1039,7 @@ class Timing(_message.Message):
     TRANSFER_FIELD_NUMBER: _builtins.int
     COMPUTE_FIELD_NUMBER: _builtins.int
     SAVING_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     waiting: _builtins.float
     """taken, but behind another task or for room in a pool"""
     transfer: _builtins.float
@@ -1002,6 +1047,8 @@ class Timing(_message.Message):
     compute: _builtins.float
     saving: _builtins.float
     """encoding and writing media that did not overlap with compute"""
+    batch: _builtins.int
+    """tasks that shared this one's computing, itself included"""
     def __init__(
         self,
         *,
@@ -1009,10 +1056,11 @@ class Timing(_message.Message):
         transfer: _builtins.float = ...,
         compute: _builtins.float = ...,
         saving: _builtins.float = ...,
+        batch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute", b"compute", "saving", b"saving", "transfer", b"transfer", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "compute", b"compute", "saving", b"saving", "transfer", b"transfer", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Where media files go: the one place to change for a store that is no folder of this host."""
+"""Where media files go: what a stage asks of a store, and the store that is a folder of this host."""
 
 from __future__ import annotations
 
@@ -7,21 +7,29 @@ from typing import Protocol
 
 from services.media.claims import Claim, recover
 from services.media.formats import Format, file_name, is_file_name
+from services.model.base import Control
 from triptych_proto.control_pb2 import MediaFile
 
 
 class Store(Protocol):
-    """Takes a decoder's files. ``accept`` and ``discard`` are quick, never raise, can be repeated."""
+    """Takes a decoder's files. ``accept`` and ``discard`` never raise and can be repeated."""
+
+    remote: bool  # a kept file is still to be delivered
 
     def claim(self, task_id: str, format: Format) -> Claim:
         """Makes room: the file is to be written at the claim's ``path``. MediaError when it cannot."""
         ...
 
     def keep(self, claim: Claim, file: MediaFile) -> MediaFile:
-        """The file lies whole at the claim's ``path``: brings it where it belongs and records the result,
-        with what was added to ``file``. From then on it outlives this process. Raises MediaError.
+        """The file lies whole at the claim's ``path``: records the result, with what was added to ``file``.
+        From then on it outlives this process. Raises MediaError.
         """
         ...
+
+    def deliver(self, claim: Claim, file: MediaFile, control: Control) -> None:
+        """Brings a kept file where it can be read, and says in ``file`` where. Takes its time, and is called
+        on threads of its own. Can be repeated. Raises MediaError, and Cancelled when ``control`` does.
+        """
 
     def accept(self, claim: Claim) -> None:
         """The result is recorded elsewhere."""
@@ -37,6 +45,8 @@ class Store(Protocol):
 class LocalStore:
     """A folder: files stay in it, or, with ``hand_over``, until an orchestrator has copied them."""
 
+    remote = False
+
     def __init__(self, directory: Path, hand_over: bool = False) -> None:
         self.directory = directory
         self._hand_over = hand_over
@@ -49,6 +59,9 @@ class LocalStore:
         file.hand_over = self._hand_over
         claim.finish(file)
         return file
+
+    def deliver(self, claim: Claim, file: MediaFile, control: Control) -> None:
+        """It is there."""
 
     def accept(self, claim: Claim) -> None:
         if claim.file is not None and claim.file.hand_over:

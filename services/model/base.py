@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from PIL.Image import Image
@@ -13,14 +13,18 @@ from transfer.manifest import Value
 from triptych_proto.control_pb2 import Generation, Model
 
 __all__ = [
+    "CacheStats",
     "Cancelled",
     "Control",
     "Decoded",
     "InvalidRequest",
+    "Lane",
     "Limits",
     "ModelError",
+    "Outcome",
     "RoleModel",
     "Sound",
+    "USUAL_PIXELS",
     "Value",
 ]
 
@@ -37,13 +41,31 @@ class Cancelled(Exception):
     """Raised inside a run that nobody wants any more."""
 
 
+USUAL_PIXELS = 1280 * 720
+
+
 @dataclass(frozen=True)
 class Limits:
     """The largest request that is admitted."""
 
-    max_pixels: int = 1280 * 720  # width * height
-    max_frames: int = 121
+    max_pixels: int | None = None  # width * height; None: USUAL_PIXELS, or what the model makes by default
+    max_frames: int = 129
     max_steps: int = 200
+
+
+EMBEDDING_CACHE_BYTES = 512 << 20
+
+
+@dataclass(frozen=True)
+class CacheStats:
+    """Of a cache, since it was made; a hit or a miss is one text in one text encoder."""
+
+    hits: int
+    misses: int
+    evictions: int
+    entries: int
+    bytes: int
+    limit_bytes: int
 
 
 class Control(Protocol):
@@ -54,6 +76,18 @@ class Control(Protocol):
 
     def raise_if_cancelled(self) -> None:
         """Raises Cancelled when the run should stop."""
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One of several runs that share a loop."""
+
+    generation: Generation
+    inputs: Mapping[str, Value]  # not read any more once ``control`` has raised Cancelled
+    control: Control
+
+
+Outcome: TypeAlias = "dict[str, Value] | Exception"  # of a lane: what ``run`` returns, or what it raises
 
 
 @dataclass(frozen=True)
@@ -92,6 +126,18 @@ class RoleModel(Protocol):
         """
         ...
 
+    def batch_key(self, generation: Generation, inputs: Mapping[str, Value]) -> Hashable:
+        """Runs of equal keys may share a loop; one whose key is None runs alone. Quick, and never raises."""
+        ...
+
+    def run_batch(self, lanes: Sequence[Lane]) -> list[Outcome]:
+        """As ``run`` for each, in one loop; they have equal keys, which are not None.
+
+        A lane that cannot begin, or is cancelled, leaves the others as they are. What the loop itself raises
+        may be any one lane's fault. Results differ from those of ``run`` by rounding alone.
+        """
+        ...
+
     def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
         """Decoder: frames, computed as they are asked for, and sound. Both it and its frames raise as
         ``run``.
@@ -108,4 +154,8 @@ class RoleModel(Protocol):
 
     def output_bytes(self, generation: Generation) -> int:
         """An upper bound for the payload of this request's output."""
+        ...
+
+    def cache_stats(self) -> CacheStats | None:
+        """Of the cache of text embeddings, from any thread; None where there is none."""
         ...

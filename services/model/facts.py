@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from services.model.base import Limits, ModelError
+from services.model.base import USUAL_PIXELS, Limits, ModelError
 from services.model.families import Family
 from services.model.folder import ModelFolder
 from services.model.request import OPTIONS
@@ -46,7 +46,7 @@ def facts_of(pipeline: Any, folder: ModelFolder, family: Family, limits: Limits,
         family=family.name,
         spatial_multiple=spatial,
         temporal_multiple=temporal,
-        max_pixels=limits.max_pixels,
+        max_pixels=limits.max_pixels or max(USUAL_PIXELS, defaults.width * defaults.height),
         max_frames=1 if family.output == "image" else limits.max_frames,
         max_steps=limits.max_steps,
         defaults=Generation(**given),

@@ -83,7 +83,13 @@ class ModelFolder:
         return digest.hexdigest()[:16]
 
     def serving_defaults(self, family: ServingDefaults) -> ServingDefaults:
-        """The family's, where ``triptych.json`` does not say otherwise."""
+        """The family's, where ``triptych.json`` or a guider of the model's own does not say otherwise."""
+        if self.has_config("guider"):
+            guider = self.config("guider")
+            scale = (
+                guider.get("guidance_scale", family.guidance_scale) if guider.get("enabled", True) else 1.0
+            )
+            family = replace(family, guidance_scale=float(scale))
         path = self.path / SERVING
         if not path.exists():
             return family

@@ -14,6 +14,7 @@ import transformers
 
 from services.model.adapter import ModularRole
 from services.model.base import Limits, ModelError
+from services.model.embedding_cache import EmbeddingCache
 from services.model.facts import facts_of, options_of
 from services.model.families import Family, ModularFamily, StandardFamily, family_of
 from services.model.folder import ModelFolder, open_folder
@@ -36,6 +37,7 @@ def load(
     name: str | None,
     limits: Limits,
     threads: int | None,
+    embedding_cache: int,
 ) -> ModularRole | StandardRole:
     """As ``services.model.open_model``, for models that have weights."""
     _quieten()
@@ -47,7 +49,7 @@ def load(
     family = family_of(folder)
     dtypes = {c: torch.float32 if c in family.float32 else precision for c in folder.components}
 
-    opened = _Opened(role, folder, dtypes, place, limits, name or folder.name)
+    opened = _Opened(role, folder, dtypes, place, limits, name or folder.name, embedding_cache)
     if isinstance(family, StandardFamily):
         return _open_standard(opened, family, precision)
     assert isinstance(family, ModularFamily)
@@ -64,6 +66,12 @@ class _Opened:
     device: torch.device
     limits: Limits
     name: str
+    embedding_cache: int  # bytes
+
+    def cache(self, *cached: object) -> EmbeddingCache | None:
+        """If this is an encoder that has anything to be ``cached``."""
+        wanted = self.role is Role.ENCODER and self.embedding_cache and any(cached)
+        return EmbeddingCache(self.embedding_cache) if wanted else None
 
     def facts(self, pipeline: Any, family: Family, options: list[str]) -> Model:
         facts = facts_of(pipeline, self.folder, family, self.limits, options)
@@ -76,6 +84,7 @@ def _open_modular(opened: _Opened, family: ModularFamily, precision: torch.dtype
     role, folder, device = opened.role, opened.folder, opened.device
     pipeline_class = getattr(diffusers, family.modular_pipeline)
     blocks = getattr(diffusers, pipeline_class.default_blocks_name)()
+    family.mend(blocks)
     # The index is passed along: a modular index in the same folder may point to other models.
     pipeline = pipeline_class(
         blocks=split(blocks)[role],
@@ -94,7 +103,8 @@ def _open_modular(opened: _Opened, family: ModularFamily, precision: torch.dtype
     for name, proxy in proxies(folder, present, opened.dtypes, device, config_only).items():
         setattr(pipeline, name, proxy)
     facts = opened.facts(pipeline, family, options_of(blocks, folder, family))
-    return ModularRole(role, family, pipeline, blocks, facts, opened.limits, device, precision)
+    cache = opened.cache(family.texts, family.cached_block)
+    return ModularRole(role, family, pipeline, blocks, facts, device, precision, cache)
 
 
 def _open_standard(opened: _Opened, family: StandardFamily, precision: torch.dtype) -> StandardRole:
@@ -110,7 +120,8 @@ def _open_standard(opened: _Opened, family: StandardFamily, precision: torch.dty
     given = {name: {**options, **parts}.get(name) for name in asked if name != "self"}
     pipeline = kind(**given)
     facts = opened.facts(pipeline, family, options_of(None, folder, family))
-    return StandardRole(role, family, pipeline, facts, opened.limits, device, precision)
+    cache = opened.cache(family.texts)
+    return StandardRole(role, family, pipeline, facts, device, precision, cache)
 
 
 def _quieten() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from PIL.Image import Image
@@ -21,6 +21,8 @@ OPTIONS: tuple[Option, ...] = (
     "strength",
 )
 
+LOWEST_FPS = 1.0  # of videos with sound: the lower, the longer
+
 
 def check_request(facts: Model, generation: Generation) -> None:
     """InvalidRequest names the field that this model cannot serve."""
@@ -37,6 +39,8 @@ def check_request(facts: Model, generation: Generation) -> None:
     for name in ("guidance_scale", "fps"):
         if not math.isfinite(getattr(generation, name)):
             raise InvalidRequest(f"{name} is {getattr(generation, name)}, expected a number")
+    if facts.sound and generation.fps < LOWEST_FPS:
+        raise InvalidRequest(f"fps is {generation.fps}, expected at least {LOWEST_FPS:g}")
     for name, value, most in (
         ("width * height", generation.width * generation.height, facts.max_pixels),
         ("num_frames", generation.num_frames, facts.max_frames),
@@ -49,14 +53,36 @@ def check_request(facts: Model, generation: Generation) -> None:
     _check_options(facts, generation)
 
 
-def check_tokens(generation: Generation, most: int) -> None:
-    """InvalidRequest for a longer prompt than the family takes."""
-    if generation.max_sequence_length > most:
-        found = generation.max_sequence_length
+def check_steps(generation: Generation, least: int) -> None:
+    """InvalidRequest for fewer steps than the schedule can have."""
+    if generation.num_inference_steps < least:
+        raise InvalidRequest(
+            f"num_inference_steps is {generation.num_inference_steps}, expected at least {least}"
+        )
+
+
+def check_side(generation: Generation, least: int) -> None:
+    """InvalidRequest for an output that is too narrow for the family."""
+    for name, value in (("width", generation.width), ("height", generation.height)):
+        if value < least:
+            raise InvalidRequest(f"{name} is {value}, expected at least {least}")
+
+
+def check_tokens(generation: Generation, most: int, multiple: int = 1) -> None:
+    """InvalidRequest for a length of prompts that the family does not take."""
+    found = generation.max_sequence_length
+    if found > most:
         raise InvalidRequest(f"max_sequence_length is {found}, expected at most {most}")
+    if found % multiple:
+        raise InvalidRequest(f"max_sequence_length is {found}, expected a multiple of {multiple}")
 
 
-def check_images(facts: Model, generation: Generation, images: Sequence[Image]) -> None:
+def check_images(
+    facts: Model,
+    generation: Generation,
+    images: Sequence[Image],
+    check_image: Callable[[Image], None] = lambda image: None,
+) -> None:
     """As ``check_request``, for what only the encoder is given."""
     least, most = facts.min_images, facts.max_images
     if not least <= len(images) <= most:
@@ -64,6 +90,11 @@ def check_images(facts: Model, generation: Generation, images: Sequence[Image]) 
         raise InvalidRequest(f"input_reference: {len(images)} reference images, expected {expected}")
     if generation.HasField("strength") and not images:
         raise InvalidRequest("strength says how far to leave a reference image, but there is none")
+    for image in images:
+        try:
+            check_image(image)
+        except ValueError as error:
+            raise InvalidRequest(f"a reference image is not taken: {error}") from error
 
 
 def check_aspect(facts: Model, generation: Generation, images: Sequence[Image]) -> None:

@@ -17,6 +17,13 @@ def shift_option(config: Mapping[str, Any]) -> str | None:
     return "shift" if "shift" in config else None
 
 
+def least_steps(config: Mapping[str, Any]) -> int:
+    """A schedule that is stretched between its first step and a given last one has two; of one step only
+    "not a number" is left.
+    """
+    return 2 if config.get("shift_terminal") else 1
+
+
 def fresh_scheduler(scheduler: Any, flow_shift: float | None) -> Any:
     """One like ``scheduler`` that no run has used yet, with another shift if one is given."""
     name = shift_option(scheduler.config)

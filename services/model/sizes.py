@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from services.model.base import Limits
 from services.model.families import Extent, Family, Spec
+from services.model.request import LOWEST_FPS
 from services.model.split import ROLES
 from services.role import Role
 from triptych_proto.control_pb2 import Generation, Model
@@ -27,7 +28,6 @@ class Sizes:
         family: Family,
         pipeline: Any,
         facts: Model,
-        limits: Limits,
         dtype: torch.dtype,
         tokens: int,
         generators: frozenset[Role],
@@ -37,7 +37,6 @@ class Sizes:
         self._family = family
         self._pipeline = pipeline
         self._facts = facts
-        self._limits = limits
         self._dtype = dtype
         self._tokens = tokens
         self._generators = generators
@@ -58,12 +57,15 @@ class Sizes:
             generation.max_sequence_length if generation.HasField("max_sequence_length") else self._tokens
         )
         images = self._facts.max_images
-        return Extent(generation.width, generation.height, generation.num_frames, tokens, images)
+        return Extent(
+            generation.width, generation.height, generation.num_frames, generation.fps, tokens, images
+        )
 
     def _largest(self) -> Extent:
         side = self._facts.spatial_multiple
-        tiles = max(1, self._limits.max_pixels // side**2)
-        return Extent(tiles * side, side, self._facts.max_frames, self._tokens, self._facts.max_images)
+        tiles = max(1, self._facts.max_pixels // side**2)
+        frames, images = self._facts.max_frames, self._facts.max_images
+        return Extent(tiles * side, side, frames, LOWEST_FPS, self._tokens, images)
 
     def _bytes(self, role: Role, extent: Extent, dtype: torch.dtype) -> int:
         if self._family.keeps_aspect:
@@ -83,7 +85,7 @@ class Sizes:
         side = self._facts.spatial_multiple
         tiles = extent.width * extent.height / side**2
         tiles = math.floor(tiles * (side / (side - 0.5)) ** 2)
-        return Extent(tiles * side, side, extent.num_frames, extent.tokens, extent.images)
+        return replace(extent, width=tiles * side, height=side)
 
 
 def _aligned(nbytes: int) -> int:

@@ -99,7 +99,7 @@ def hand_on(
     """What later roles ask for and cannot read from the request. ValueError names what is not there."""
     told = {**(defaults or {}), **request_values(generation)}
     groups = {group: list(dict.fromkeys(names)) for group, names in _groups(state, cut).items()}
-    names = cut.names | {name for group in groups.values() for name in group}
+    names = crossing(state, cut)
     values: dict[str, Value] = {
         name: value
         for name, value in state.values.items()
@@ -118,6 +118,11 @@ def hand_on(
     elif GENERATOR_STATE in received and GENERATOR in cut.names:
         values[GENERATOR_STATE] = cast("torch.Tensor", received[GENERATOR_STATE]).clone()
     return values
+
+
+def crossing(state: PipelineState, cut: Cut) -> frozenset[str]:
+    """The names that later roles ask for, also as members of a group."""
+    return cut.names | {name for names in _groups(state, cut).values() for name in names}
 
 
 def _groups(state: PipelineState, cut: Cut) -> dict[str, list[str]]:
@@ -144,6 +149,8 @@ def _copied(value: Value, device: torch.device, dtype: torch.dtype | None) -> Va
     if isinstance(value, torch.Tensor):
         kept = value.dtype if dtype is None or not value.is_floating_point() else dtype
         return value.to(device=device, dtype=kept, copy=True)
+    if isinstance(value, torch.dtype):
+        return dtype or value
     if isinstance(value, list):
         return [_copied(item, device, dtype) for item in value]
     if isinstance(value, tuple):

@@ -89,7 +89,7 @@ def test_a_file_on_a_disk_that_the_orchestrator_cannot_see_comes_from_the_decode
     commands, server = role_commands(tmp_path)
     for words in commands:
         if words[0] == "decoder":
-            words[words.index("--output-dir") + 1] = str(tmp_path / "elsewhere")
+            words[words.index("--output") + 1] = str(tmp_path / "elsewhere")
     log, video = tmp_path / "log", tmp_path / "video.mp4"
     with running(commands, log) as processes:
         wait_ready(server, processes, log)
@@ -145,7 +145,7 @@ def test_nvenc_that_is_not_there_is_a_reason_not_to_start(tmp_path: Path) -> Non
         "--video-encoder",
         "nvenc",
     ]
-    where = ["--url", f"grpc://127.0.0.1:{free_port()}", "--output-dir", str(tmp_path)]
+    where = ["--url", f"grpc://127.0.0.1:{free_port()}", "--output", str(tmp_path)]
     ended = subprocess.run([*command, *where], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("triptych decoder: NVENC does not encode here: ")

@@ -52,6 +52,7 @@ STATS = pb.Stats(
     pools=[pb.Pool(name="outbox", bytes=100, free_bytes=50)],
     traffic=[pb.Traffic(engine="shm", direction="in", count=1, bytes=100, seconds=0.1)],
     choices=[pb.Choice(url="grpc://127.0.0.1:1", engine="shm", reason="first choice")],
+    embedding_cache=pb.Cache(hits=2, misses=3, evictions=1, entries=2, bytes=10, limit_bytes=20),
 )
 EVENTS = [
     *(event for task in (GIVEN, STRANGE_IDS[0]) for event in events_of(task)),

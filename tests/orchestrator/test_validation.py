@@ -41,6 +41,8 @@ HONEST = [
     pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(compute=1.0))),
     pb.Event(failed=pb.Failed(task_id=TASK, reason=pb.Failed.GONE, message="it is gone")),
     pb.Event(stats=pb.Stats(traffic=[pb.Traffic(engine="copy", direction="out", bytes=1 << 60)])),
+    pb.Event(stats=pb.Stats(embedding_cache=pb.Cache(hits=9, entries=1, bytes=5, limit_bytes=5))),
+    pb.Event(stats=pb.Stats(embedding_cache=pb.Cache())),
     pb.Event(orphans=pb.Orphans(task_ids=[TASK])),
     pb.Event(places=pb.Places(taken_by_others=2**32 - 1)),
     pb.Event(),  # of a later version
@@ -106,6 +108,7 @@ BREACHES = [
     (pb.Event(done=pb.Done(task_id=TASK, slot=pb.Slot(arena="o", length=2**64 - 1))), "Slot.length"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(compute=math.nan))), "Timing.compute"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(waiting=-1))), "Timing.waiting"),
+    (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(batch=2**32 - 1))), "Timing.batch"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(saving=math.inf))), "Timing.saving"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, peak_memory_bytes=2**64 - 1)), "Done.peak_memory"),
     (pb.Event(failed=pb.Failed(task_id=TASK, reason=99)), "Failed.reason is 99"),  # type: ignore[arg-type]
@@ -126,6 +129,14 @@ BREACHES = [
     (pb.Event(stats=pb.Stats(traffic=[pb.Traffic(engine="a", direction="in")] * 2)), "Stats.traffic"),
     (pb.Event(stats=pb.Stats(choices=[pb.Choice()] * 2000)), "Stats.choices"),
     (pb.Event(stats=pb.Stats(resident_bytes=2**63)), "Stats.resident_bytes"),
+    (
+        pb.Event(stats=pb.Stats(embedding_cache=pb.Cache(bytes=2, limit_bytes=1))),
+        "Cache.bytes is 2 of 1",
+    ),
+    *(
+        (pb.Event(stats=pb.Stats(embedding_cache=pb.Cache(**{name: 2**64 - 1}))), f"Cache.{name}")
+        for name in ("hits", "misses", "evictions", "entries", "limit_bytes")
+    ),
     (pb.Event(orphans=pb.Orphans(task_ids=[""])), "Orphans.task_ids"),
 ]
 

@@ -52,7 +52,7 @@ def test_it_says_how_many() -> None:
         facts = EmulatedModel(Role.DENOISER, f"emulated:images={spelled}", Limits()).facts
         assert (facts.min_images, facts.max_images) == (least, most)
     stage = TensorStage(EmulatedModel(Role.ENCODER, "emulated:images=1", Limits()))
-    with pytest.raises(InvalidRequest, match="input_reference: 0 reference images, expected 1 to 1"):
+    with pytest.raises(InvalidRequest, match=r"input_reference: 0 reference images, expected 1$"):
         embeddings(stage)
     for spelled in ("2-1", "-1", "x", "", "1-x"):
         with pytest.raises(ModelError, match="images N or MIN-MAX"):

@@ -51,6 +51,9 @@ class ScriptedStage:
         total = sum(t.sum().item() for t in inputs.values() if isinstance(t, torch.Tensor))
         return Product(run.task_id, values={"sum": torch.full((1000,), total)})
 
+    def deliver(self, product: Product, control: Control) -> None:
+        """There is nothing but the slot."""
+
     def discard(self, product: Product) -> None:
         self.discarded += 1
 

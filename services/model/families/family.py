@@ -11,6 +11,7 @@ from diffusers import ClassifierFreeGuidance
 from PIL.Image import Image
 
 from services.model.base import Sound, Value
+from services.model.cached_texts import Part
 from services.model.folder import ModelFolder, ServingDefaults
 from services.role import Role
 from triptych_proto.control_pb2 import Generation
@@ -25,6 +26,7 @@ class Extent:
     width: int
     height: int
     num_frames: int
+    fps: float
     tokens: int  # of the prompt, at most
     images: int  # reference images
 
@@ -51,11 +53,14 @@ class Family:
     images: tuple[int, int] = (0, 0)  # reference images, at least and at most
     keeps_aspect: bool = False  # the output has the area of the request and the aspect of the reference image
     negative_prompt: bool = True
+    batches: bool = False  # requests of one shape may share a denoising loop: seen to give the same results
     options: frozenset[str] = frozenset()  # of Generation, beside those that blocks and configs tell
     float32: frozenset[str] = frozenset()  # components that are never loaded in less
     multiples: Callable[[Any], tuple[int, int]]  # spatial (of width and height), temporal (of num_frames - 1)
     encoded: Callable[[Any, Extent], list[Spec]]  # the largest tensors that the encoder hands on
     latents: Callable[[Any, Extent], dict[str, Spec]]  # all that the denoiser hands on, by name
+    # Text encoders whose outputs are cached, and what is read of them.
+    texts: Mapping[str, Part] = field(default_factory=dict)
     # Latents to chunks (1, 3, n, height, width) in [-1, 1], where the VAE can; else its blocks run at once.
     stream: Callable[[Any, torch.Tensor], Iterator[torch.Tensor]] | None = None
 
@@ -68,6 +73,11 @@ def classifier_free(role: Role, generation: Generation) -> dict[str, Any]:
 def guider(scale: float) -> Any:
     """As in standard pipelines no scale up to 1 is guidance; the guider itself would interpolate below 1."""
     return ClassifierFreeGuidance(guidance_scale=max(scale, 1.0))
+
+
+def classifier_free_at_last(role: Role, generation: Generation) -> dict[str, Any]:
+    """Both embeddings, whatever the scale: some encoder blocks fail when they leave the negative ones out."""
+    return {"guider": guider(5.0 if role is Role.ENCODER else generation.guidance_scale)}
 
 
 def no_guiders(role: Role, generation: Generation) -> dict[str, Any]:
@@ -83,14 +93,27 @@ class ModularFamily(Family):
     workflows: tuple[str, ...] = ()  # only what these need is loaded; none: all that the blocks name
     # What a role's blocks name but ask for nothing but config and buffers of.
     config_only: Mapping[Role, frozenset[str]] = field(default_factory=dict)
+    least_side: int = 1  # of width and height
+    # ValueError says why this reference image, of PIL, is not taken.
+    check_image: Callable[[Any], None] = lambda image: None
+    tokens_multiple: Callable[[Any], int] = lambda pipeline: 1  # of max_sequence_length
+    # Corrects the whole model's blocks, where diffusers has an error.
+    mend: Callable[[Any], None] = lambda blocks: None
+    # What blocks are given beside the request.
+    inputs: Mapping[str, Any] = field(default_factory=dict)
     # Guider components for a request. Always set: blocks run apart have other defaults than together.
     guiders: Callable[[Role, Generation], dict[str, Any]] = classifier_free
-    # Inputs of the denoiser that take the dtype of its transformer.
+    # Inputs of the denoiser that take the dtype of its transformer; one that is a dtype becomes it.
     embeddings: frozenset[str] = frozenset({"prompt_embeds", "negative_prompt_embeds"})
+    # A block of the encoder that is cached whole, because it mixes prompt and negative prompt.
+    cached_block: str = ""
+    # Inputs of the denoiser (1, tokens, ...) that can be made longer, with the masks (1, tokens) that tell.
+    padded: Mapping[str, str] = field(default_factory=dict)
     # Of what the decoder's blocks made, by name.
     listen: Callable[[Any, Mapping[str, Any]], Sound] | None = None
 
 
+Generators = list[torch.Generator]
 # Called at the end of each step with the pipeline, the step from 0, the timestep and the pipeline's tensors.
 StepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
@@ -103,7 +126,7 @@ class StandardFamily(Family):
     tokens: int  # of the longest prompt
     # Of a request, its reference images and a length in tokens: all that crosses to the denoiser.
     encode: Callable[[Any, Generation, Sequence[Image], int], dict[str, Value]]
-    # Of what crossed, with a generator: all that crosses to the decoder.
-    denoise: Callable[[Any, Generation, Mapping[str, Value], torch.Generator, StepEnd], dict[str, Value]]
+    # Of what crossed, with a generator for each lane: all that crosses to the decoder.
+    denoise: Callable[[Any, Generation, Mapping[str, Value], Generators, StepEnd], dict[str, Value]]
     # Names of all that crosses to the denoiser for a request, and whether it must.
     crossing: Callable[[Generation], Mapping[str, bool]]

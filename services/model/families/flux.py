@@ -39,10 +39,12 @@ FLUX = ModularFamily(
     ),
     output="image",
     images=(0, 1),
+    batches=True,
     negative_prompt=False,
     multiples=_multiples,
     encoded=_encoded,
     latents=_latents,
+    texts={"text_encoder": "pooler_output", "text_encoder_2": "last_hidden_state"},
     guiders=no_guiders,
     embeddings=frozenset({"prompt_embeds", "pooled_prompt_embeds"}),
 )

@@ -7,7 +7,13 @@ from typing import Any
 
 import torch
 
-from services.model.families.family import Extent, ModularFamily, Spec, guider
+from services.model.families.family import (
+    Extent,
+    ModularFamily,
+    Spec,
+    classifier_free_at_last,
+    guider,
+)
 from services.model.folder import ModelFolder, ServingDefaults
 from services.model.streaming import decode_wan
 from services.role import Role
@@ -57,16 +63,11 @@ def _with_embedded_image(pipeline: Any, extent: Extent) -> list[Spec]:
     return [*_with_image(pipeline, extent), Spec((1, CLIP_TOKENS, pipeline.transformer.config.image_dim))]
 
 
-def _guiders(role: Role, generation: Generation) -> dict[str, Any]:
-    # Both embeddings, whatever the scale: the encoder block fails when it leaves the negative ones out.
-    return {"guider": guider(5.0 if role is Role.ENCODER else generation.guidance_scale)}
-
-
 def _two_guiders(role: Role, generation: Generation) -> dict[str, Any]:
     second = generation.guidance_scale
     if generation.HasField("guidance_scale_2"):
         second = generation.guidance_scale_2
-    return {**_guiders(role, generation), "guider_2": guider(second)}
+    return {**classifier_free_at_last(role, generation), "guider_2": guider(second)}
 
 
 WAN = ModularFamily(
@@ -76,11 +77,13 @@ WAN = ModularFamily(
     defaults=ServingDefaults(
         width=832, height=480, num_frames=81, fps=16.0, num_inference_steps=50, guidance_scale=5.0
     ),
+    batches=True,
     float32=frozenset({"vae"}),
     multiples=_multiples,
     encoded=_embeddings,
     latents=_latents,
-    guiders=_guiders,
+    texts={"text_encoder": "last_hidden_state"},
+    guiders=classifier_free_at_last,
     stream=decode_wan,
 )
 WAN_22 = replace(

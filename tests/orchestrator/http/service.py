@@ -99,6 +99,7 @@ class MemoryService:
         self.lookups = 0
         self.refusal: Exception | None = None
         self.path: Path | None = None  # None: content is read from "the decoder"
+        self.link: str | None = None  # to a store
         self.stored = b""
         self.break_after: int | None = None  # bytes after which "the decoder" dies
 
@@ -191,6 +192,9 @@ class MemoryService:
 
     def content_path(self, job: Job) -> Path | None:
         return self.path
+
+    async def content_link(self, job: Job, file_name: str) -> str | None:
+        return self.link and f"{self.link}/{file_name}"
 
     async def read_content(self, job: Job, offset: int, length: int) -> AsyncGenerator[bytes, None]:
         if self.break_after == 0:

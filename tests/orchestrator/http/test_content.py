@@ -12,7 +12,7 @@ import pytest
 from aiohttp import test_utils, web
 
 from orchestrator.http.options import HttpOptions
-from orchestrator.jobs import Job
+from orchestrator.jobs import Job, Status
 from tests.orchestrator.http.service import MemoryService
 
 DATA = os.urandom(5000)
@@ -154,3 +154,20 @@ async def test_a_decoder_that_dies(api: test_utils.TestClient, service: MemorySe
     service.break_after = 2000
     with pytest.raises((aiohttp.ClientError, ConnectionError)):  # never a short file that looks whole
         await (await api.get(f"/v1/videos/{job.id}/content")).read()
+
+
+@pytest.mark.parametrize("job", ["decoder"], indirect=True)
+async def test_a_link_to_a_store(api: test_utils.TestClient, service: MemoryService, job: Job) -> None:
+    """What the store could not answer for us is answered here."""
+    service.link = "http://store.example/signed"
+    url = f"/v1/videos/{job.id}/content"
+    response = await api.get(url, headers={"Range": "bytes=1-2"}, allow_redirects=False)
+    assert response.status == 307
+    assert response.headers["Location"] == f"http://store.example/signed/{job.id}.mp4"
+    assert response.headers["Cache-Control"] == "no-store"
+    head = await api.head(url, allow_redirects=False)
+    assert head.status == 200 and head.content_length == len(DATA)
+    known = await api.get(url, headers={"If-None-Match": head.headers["ETag"]}, allow_redirects=False)
+    assert known.status == 304
+    service.table[job.id].status = Status.QUEUED
+    assert (await api.get(url, allow_redirects=False)).status == 404

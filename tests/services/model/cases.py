@@ -13,9 +13,11 @@ class Case:
 
     name: str
     fields: Mapping[str, Any] = field(default_factory=dict)
-    guiders: Mapping[str, float] = field(default_factory=dict)  # scales of classifier-free guidance
+    # Scales of classifier-free guidance, or guiders of other kinds.
+    guiders: Mapping[str, Any] = field(default_factory=dict)
     denoise_guiders: Mapping[str, float] = field(default_factory=dict)  # where encoding needs others
     image: tuple[int, int] | None = None  # width and height of the reference image
+    second_image: tuple[int, int] | None = None
     schedule: Mapping[str, Any] = field(default_factory=dict)  # changes to the scheduler's config
     inputs: Mapping[str, Any] = field(default_factory=dict)  # of the pipeline, beside those all have
 

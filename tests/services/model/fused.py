@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ class Recording:
     encoded: dict[str, Any]
     denoised: dict[str, Any]
     frames: np.ndarray  # uint8 (n, height, width, 3)
+    sound: np.ndarray | None  # float32 (channels, n)
     made: dict[str, Any]  # the whole state at the end
 
 
@@ -48,9 +49,11 @@ class Spy:
 class Fused:
     """A whole model in one process."""
 
-    def __init__(self, folder: Path, pipeline_class: str) -> None:
+    def __init__(self, folder: Path, pipeline_class: str, mend: Callable[[Any], None] | None = None) -> None:
         kind = getattr(diffusers, pipeline_class)
         blocks = getattr(diffusers, kind.default_blocks_name)()
+        if mend is not None:
+            mend(blocks)
         blocks.sub_blocks["denoise"] = self._spy = Spy(blocks.sub_blocks["denoise"])
         self.pipeline = kind(blocks=blocks, pretrained_model_name_or_path=str(folder))
         here = [name for name in self.pipeline.null_component_names if (folder / name).is_dir()]
@@ -74,13 +77,14 @@ class Fused:
         kind = type(self._scheduler)
         self.pipeline.scheduler = kind.from_config(self._scheduler.config, **(schedule or {}))
         if images:
-            more["image"] = images[0]
+            more["image"] = images[0] if len(images) == 1 else list(images)
         inputs = {
             "prompt": request.prompt,
             "negative_prompt": request.negative_prompt or None,
             "width": request.width,
             "height": request.height,
             "num_frames": request.num_frames,
+            "frame_rate": request.fps,
             "num_inference_steps": request.num_inference_steps,
             **more,
         }
@@ -92,7 +96,8 @@ class Fused:
         )
         made = state.values["images"] if "images" in state.values else state.values["videos"][0]
         pixels = (np.asarray(made) * 255).round().astype(np.uint8)
-        return Recording(self._spy.before, self._spy.after, pixels, dict(state.values))
+        sound = state.values["audio"][0].numpy() if "audio" in state.values else None
+        return Recording(self._spy.before, self._spy.after, pixels, sound, dict(state.values))
 
 
 class FusedStandard:

@@ -65,7 +65,8 @@ def generation(**fields: Any) -> Generation:
         guidance_scale=5.0,
         seed=7,
     )
-    request.MergeFrom(Generation(**fields))
+    for name, value in fields.items():
+        setattr(request, name, value)  # zeros too, which a merge would leave out
     return request
 
 

@@ -15,20 +15,24 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ClassifierFreeGuidance
+from diffusers.guiders import BaseGuidance
 from PIL import Image
 
 from deploy.tiny.table import MODELS
 from services.model import open_model
-from services.model.families import FAMILIES
+from services.model.families import FAMILIES, ModularFamily
 from services.role import Role
-from tests.services.model.cases import CASES, Case
+from tests.services.model import cases_flux2, cases_hunyuan, cases_ltx2, cases_zimage
+from tests.services.model.cases import CASES as FIRST_CASES
+from tests.services.model.cases import Case
 from tests.services.model.fused import Fused, FusedStandard, Recording
 from tests.services.model.stage_process import load
 from tests.services.model.support import OPTIONS, generation
-from transfer.manifest import Value
+from transfer.manifest import Value, pack
 from triptych_proto.control_pb2 import Generation
 
 ROOT = Path(__file__).parents[3]
+CASES = {**FIRST_CASES, **cases_flux2.CASES, **cases_zimage.CASES, **cases_hunyuan.CASES, **cases_ltx2.CASES}
 PARAMETERS = [(family, case.name) for family, cases in CASES.items() for case in cases.all]
 
 
@@ -39,6 +43,8 @@ class Split:
     encoded: dict[str, Value]
     denoised: dict[str, Value]
     frames: np.ndarray
+    sound: np.ndarray | None
+    rate: int
 
 
 def case_of(family: str, name: str) -> Case:
@@ -50,12 +56,13 @@ def request_of(case: Case) -> Generation:
 
 
 def images_of(case: Case) -> list[Image.Image]:
-    if case.image is None:
-        return []
-    width, height = case.image
+    return [picture(*size) for size in (case.image, case.second_image) if size is not None]
+
+
+def picture(width: int, height: int) -> Image.Image:
     across, down = np.meshgrid(np.linspace(0, 255, width), np.linspace(255, 0, height))
     pixels = np.stack([across, down, (across * 7 + down * 3) % 256], axis=-1)
-    return [Image.fromarray(pixels.astype(np.uint8))]
+    return Image.fromarray(pixels.astype(np.uint8))
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +80,8 @@ def directories(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
         places[family, name] = directory = parent / str(index)
         directory.mkdir()
         (directory / "request").write_bytes(request_of(case).SerializeToString())
-        for image in images_of(case):
-            image.save(directory / "0.png")
+        for position, image in enumerate(images_of(case)):
+            image.save(directory / f"{position}.png")
         jobs.append({"folder": str(folders[family]), "directory": str(directory)})
     (parent / "jobs").write_text(json.dumps(jobs))
     for role in Role:
@@ -93,20 +100,32 @@ def directories(folders: dict[str, Path], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def fused(folders: dict[str, Path]) -> dict[str, Fused]:
+    rows = {family.name: family for family in FAMILIES if isinstance(family, ModularFamily)}
     return {
-        family: Fused(folders[family], cases.pipeline) for family, cases in CASES.items() if cases.modular
+        family: Fused(folders[family], cases.pipeline, rows[family].mend)
+        for family, cases in CASES.items()
+        if cases.modular
     }
 
 
 def split_of(directories: Mapping[Any, Path], family: str, name: str) -> Split:
     directory = directories[family, name]
-    frames = np.load(directory / "frames.npy")
-    return Split(load(directory / "encoded"), load(directory / "denoised"), frames)
+    values, frames = (
+        (load(directory / "encoded"), load(directory / "denoised")),
+        np.load(directory / "frames.npy"),
+    )
+    if not (directory / "sound.npz").exists():
+        return Split(*values, frames, None, 0)
+    with np.load(directory / "sound.npz") as sound:
+        return Split(*values, frames, sound["samples"], int(sound["rate"]))
 
 
 def record(fused: Fused, case: Case) -> Recording:
     def guiders(scales: Mapping[str, float]) -> dict[str, Any]:
-        return {name: ClassifierFreeGuidance(guidance_scale=scale) for name, scale in scales.items()}
+        return {
+            name: scale if isinstance(scale, BaseGuidance) else ClassifierFreeGuidance(guidance_scale=scale)
+            for name, scale in scales.items()
+        }
 
     return fused.run(
         request_of(case),
@@ -127,11 +146,18 @@ def test_equals_the_fused_pipeline(
     blocks = fused[family].pipeline._blocks.sub_blocks
     after = list(blocks)[list(blocks).index("denoise") :]
     request = request_of(case)
-    assert_carried(split.encoded, recording.encoded, [blocks[block] for block in after], request)
-    assert_carried(split.denoised, recording.denoised, [blocks[block] for block in after[1:]], request)
+    told = told_by(request) | case.inputs
+    assert_carried(split.encoded, recording.encoded, [blocks[block] for block in after], told)
+    assert_carried(split.denoised, recording.denoised, [blocks[block] for block in after[1:]], told)
     assert split.frames.dtype == np.uint8
     assert split.frames.std() > 15, "frames without content would hide differences"
     np.testing.assert_array_equal(split.frames, recording.frames)
+    assert (split.sound is None) == (recording.sound is None)
+    if split.sound is not None:
+        assert split.sound.dtype == np.float32
+        assert 0.02 < split.sound.std() < 0.5, "sound without content would hide differences"
+        np.testing.assert_array_equal(split.sound, recording.sound)
+        assert split.sound.shape[1] / split.rate == pytest.approx(request.num_frames / request.fps, abs=0.1)
 
 
 @pytest.mark.parametrize("family", [family for family, cases in CASES.items() if not cases.modular])
@@ -146,22 +172,30 @@ def test_equals_the_standard_pipeline(
         np.testing.assert_array_equal(frames, expected, case.name)
 
 
+def told_by(request: Generation) -> dict[str, Any]:
+    """What a role knows without being handed it, by the names that blocks give it."""
+    fields = {field.name: getattr(request, field.name) for field in request.DESCRIPTOR.fields}
+    return {**fields, "frame_rate": request.fps, "output_type": "np"}
+
+
 def assert_carried(
-    values: Mapping[str, Value], state: Mapping[str, Any], later: list[Any], request: Generation
+    values: Mapping[str, Value], state: Mapping[str, Any], later: list[Any], told: Mapping[str, Any]
 ) -> None:
     """What crossed is what was there, and nothing is missing that a later block asks for."""
     groups: Any = values.get("__groups__", {})
     for name, value in values.items():
         if not name.startswith("__"):
-            torch.testing.assert_close(value, state[name], rtol=0, atol=0)
+            if isinstance(value, torch.dtype):
+                assert value == state[name], name
+            else:
+                torch.testing.assert_close(value, state[name], rtol=0, atol=0)
     asked = {parameter.name for block in later for parameter in block.inputs} - {"generator", None}
     asked |= {name for names in groups.values() for name in names}
     for name in asked & state.keys():
         if name not in values:
             assert not holds_tensors(state[name]), f"{name} was dropped"
             defaults = {p.name: p.default for block in later for p in block.inputs}
-            told = getattr(request, name, defaults.get(name)), defaults.get(name), None, "np"
-            assert state[name] in told, f"{name} was dropped"
+            assert state[name] in (told.get(name), defaults.get(name), None), f"{name} was dropped"
 
 
 def holds_tensors(value: Any) -> bool:
@@ -175,6 +209,22 @@ def test_each_change_of_a_request_shows(directories: dict[Any, Path], family: st
     base, *changed = (split_of(directories, family, case.name).frames for case in CASES[family].all)
     for case, frames in zip(CASES[family].changes, changed, strict=True):
         assert not np.array_equal(frames, base), case.name
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_what_crosses_stays_within_its_bound(
+    directories: dict[Any, Path], folders: dict[str, Path], family: str
+) -> None:
+    encoder, denoiser, decoder = (open_model(role, str(folders[family]), **OPTIONS) for role in Role)
+    for case in CASES[family].all:
+        split, request = split_of(directories, family, case.name), request_of(case)
+        for sender, receiver, values in (
+            (encoder, denoiser, split.encoded),
+            (denoiser, decoder, split.denoised),
+        ):
+            bound = sender.output_bytes(request)
+            assert pack(values).nbytes <= bound <= sender.largest_output_bytes(), case.name
+            assert bound <= receiver.largest_input_bytes(), case.name
 
 
 @pytest.mark.parametrize("family", CASES)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from deploy.tiny import wan
+from services.media.store import LocalStore
 from services.stage import MediaStage
 from tests.services.model.support import Recorder, Roles, generation
 from triptych_proto.control_pb2 import Run
@@ -21,7 +22,7 @@ def test_the_file_has_the_size_of_the_frames(tmp_path: Path) -> None:
     assert encoded["width"] == 32 and "height" not in encoded  # it is as in the request
     latents = roles.denoiser.run(request, encoded, Recorder())
     run = Run(task_id="a", generation=request)
-    stage = MediaStage(roles.decoder, tmp_path / "videos")
+    stage = MediaStage(roles.decoder, LocalStore(tmp_path / "videos"))
     product = stage.run(run, latents, Recorder())
     stage.accept(product)
     assert product.file is not None

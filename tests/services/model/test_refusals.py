@@ -26,7 +26,7 @@ STILL = {"num_frames": 1}
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     parent = tmp_path_factory.mktemp("families")
-    names = ("flux", "wan-i2v", "qwen-image", "wan2.2-ti2v")
+    names = ("flux", "flux2-klein", "wan-i2v", "qwen-image", "wan2.2-ti2v", "ltx-2")
     return {family: MODELS[family](parent / family, 0) for family in names}
 
 
@@ -70,6 +70,19 @@ def opened(folder: Path, role: Role) -> RoleModel:
         ("wan2.2-ti2v", {"width": 80}, [], "width is 80, expected a multiple of 32"),
         ("wan2.2-ti2v", {"max_sequence_length": 600}, [], "max_sequence_length is 600"),
         ("wan2.2-ti2v", {"strength": 0.5}, [PICTURE], "strength is no option"),
+        ("flux2-klein", STILL, [PICTURE, Image.new("RGB", (63, 90))], "image is not taken: Image too small"),
+        (
+            "flux2-klein",
+            STILL,
+            [Image.new("RGB", (900, 100))],
+            "image is not taken: Aspect ratio too extreme",
+        ),
+        ("flux2-klein", STILL, [PICTURE] * 5, "5 reference images, expected 0 to 4"),
+        ("ltx-2", {"num_frames": 13}, [], "num_frames is 13, expected a multiple of 8 plus 1"),
+        ("ltx-2", {"num_frames": 9, "width": 80}, [], "width is 80, expected a multiple of 32"),
+        ("ltx-2", {"num_frames": 9, "height": 32}, [], "height is 32, expected at least 64"),
+        ("ltx-2", {"num_frames": 9, "fps": 0.5}, [], "fps is 0.5, expected at least 1"),
+        ("ltx-2", {"num_frames": 9, "max_sequence_length": 12}, [], "is 12, expected a multiple of 8"),
     ],
 )
 def test_a_request_that_the_family_cannot_serve(

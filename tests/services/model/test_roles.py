@@ -41,7 +41,7 @@ def test_facts(roles: Roles) -> None:
     assert facts == roles.denoiser.facts == roles.decoder.facts
     assert (facts.name, facts.family, facts.negative_prompt) == ("tiny-wan", "wan", True)
     assert (facts.spatial_multiple, facts.temporal_multiple) == (16, 4)
-    assert (facts.max_pixels, facts.max_frames, facts.max_steps) == (1280 * 720, 121, 200)
+    assert (facts.max_pixels, facts.max_frames, facts.max_steps) == (1280 * 720, 129, 200)
     defaults = facts.defaults
     assert (defaults.width, defaults.height, defaults.num_frames, defaults.fps) == (128, 128, 17, 8.0)
     assert (defaults.num_inference_steps, defaults.guidance_scale) == (10, 5.0)
@@ -59,9 +59,9 @@ def test_sizes_are_known_before_the_run(roles: Roles, width: int, height: int, n
 
 
 def test_pools_are_sized_by_the_largest_request(roles: Roles) -> None:
-    largest = generation(width=1280, height=720, num_frames=121)
+    largest = generation(width=1280, height=720, num_frames=129)
     assert roles.denoiser.largest_output_bytes() == roles.denoiser.output_bytes(largest)
-    assert roles.denoiser.largest_output_bytes() == 4 * 16 * 31 * 160 * 90
+    assert roles.denoiser.largest_output_bytes() == 4 * 16 * 33 * 160 * 90
     assert roles.decoder.largest_input_bytes() == roles.denoiser.largest_output_bytes()
     assert roles.denoiser.largest_input_bytes() == roles.encoder.largest_output_bytes() == 2 * 4 * 512 * 64
     assert roles.encoder.largest_input_bytes() == roles.decoder.largest_output_bytes() == 0
