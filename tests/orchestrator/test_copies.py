@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +48,16 @@ async def copied(cluster: Cluster, directory: Path, job: Job) -> None:
     assert cluster.orchestrator.content_path(job) == directory / "copies" / job.file.name
 
 
+class Context:
+    """A call's context with another ``write``."""
+
+    def __init__(self, inner: Any, write: Any) -> None:
+        self._inner, self.write = inner, write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
 class Link:
     """What the decoders send of their files: it stops after the first bytes until ``go_on``."""
 
@@ -59,16 +68,19 @@ class Link:
         self.go_on.set()
         real = RoleServer.ReadFile
 
-        async def read(server: RoleServer, request: Any, context: Any) -> AsyncIterator[pb.FileChunk]:
+        async def read(server: RoleServer, request: Any, context: Any) -> None:
             self.reads += 1
-            fault = self.broken.pop(0) if self.broken else ""
-            async for chunk in real(server, request, context):
-                yield pb.FileChunk(data=chunk.data[:10], file_bytes=chunk.file_bytes)
+            fault, write = self.broken.pop(0) if self.broken else "", context.write
+
+            async def write_in_two(chunk: pb.FileChunk) -> None:
+                await write(pb.FileChunk(data=chunk.data[:10], file_bytes=chunk.file_bytes))
                 await self.go_on.wait()
                 if fault == "late":
                     await asyncio.sleep(60)
                 if not fault:
-                    yield pb.FileChunk(data=chunk.data[10:])
+                    await write(pb.FileChunk(data=chunk.data[10:]))
+
+            await real(server, request, Context(context, write_in_two))
 
         monkeypatch.setattr(RoleServer, "ReadFile", read)
 
