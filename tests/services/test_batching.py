@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import threading
 from collections import Counter
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 
 from services.model.base import Control, InvalidRequest, Lane, Value
 from services.model.batch import run_lanes
+from services.options import RoleOptions, add_arguments
+from services.role import Role
 from services.session import Session
 from services.stage import Product, Work
 from services.task import WorkerLimits
@@ -220,6 +223,16 @@ async def test_shapes_are_not_mixed_and_the_oldest_goes_first(bench: Bench) -> N
     for task_id in alone:
         assert isinstance(await bench.end(task_id), Done)
     assert bench.stage.loops[1:] == [["t1", "t3", "t5"], ["t2", "t4", "t6"], ["t7"], ["t8"]]
+
+
+@pytest.mark.parametrize(
+    ("words", "capacity"), [([], 2), (["--max-batch", "4"], 8), (["--max-batch", "4", "--prefetch", "0"], 4)]
+)
+def test_a_batch_can_gather_while_another_computes(words: list[str], capacity: int) -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, Role.DENOISER)
+    given = parser.parse_args(["--model", "m", "--url", "grpc://127.0.0.1:1", *words])
+    assert RoleOptions.from_arguments(Role.DENOISER, given).capacity == capacity
 
 
 async def test_without_batches_each_runs_alone() -> None:
