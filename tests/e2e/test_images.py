@@ -1,4 +1,4 @@
-"""Images through real processes: OpenAI's SDK, every format, edits; a small FLUX beside its fused pipeline."""
+"""Images through real processes: OpenAI's SDK, formats, edits; a small FLUX beside its fused pipeline."""
 
 from __future__ import annotations
 
