@@ -100,7 +100,7 @@ CURL = {
 AIPERF_FIELDS = {"size": "64x32", "seconds": 2, **FIELDS, "fps": FPS}
 AIPERF_NESTED = {"extra_params": {"fps": FPS}}
 
-PNG = b"\x89PNG\r\n\x1a\n\0\xff"
+PNG = b"\x89PNG\r\n\x1a\n\0\xff\r\n--\0"
 MP4 = b"\0\0\0\x18ftypmp42\r\n--\0"
 PYTHON_CLIENT = """
 import sys, warnings

@@ -7,25 +7,28 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import pytest
+from PIL import Image
 
+from deploy.onebox import OneBox
 from tests.clients.environments import AIPERF, NODE_MODULES, OPENAI_2, ROOT, need, need_command
-from tests.clients.servers import Servers
+from tests.clients.servers import READY_SECONDS, Servers
 from tests.clients.tokenizer import seed_cache
 
 PAGE = ROOT / "docs" / "clients.md"
 ADDRESS = re.compile(r"(127\.0\.0\.1|localhost):30010\b")
 
 
-def blocks(section: str, system: Servers) -> list[tuple[str, str]]:
+def blocks(section: str, url: str) -> list[tuple[str, str]]:
     """Language and text of each block under a heading."""
     text = PAGE.read_text().partition(f"\n## {section}\n")[2].partition("\n## ")[0]
-    port = system.url.rpartition(":")[2]
+    port = url.rpartition(":")[2]
     found = re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    assert found and all(":30010" in block for _, block in found[:1])
+    assert found and ":30010" in found[0][1]
     return [(language, ADDRESS.sub(rf"\1:{port}", block)) for language, block in found]
 
 
@@ -51,12 +54,13 @@ def frames(path: Path) -> int:
 
 def test_every_section_with_blocks_is_run_here() -> None:
     sections = re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE.read_text(), re.DOTALL | re.MULTILINE)
-    assert [name for name, text in sections if "```" in text] == ["curl", "Python", "Node", "AIPerf"]
+    with_blocks = [name for name, text in sections if "```" in text]
+    assert with_blocks == ["curl", "Python", "Node", "Images", "AIPerf"]
 
 
 def test_curl(system: Servers, tmp_path: Path) -> None:
     need_command("curl")
-    found = blocks("curl", system)
+    found = blocks("curl", system.url)
     assert [language for language, _ in found] == ["bash", "bash"]
     for _, script in found:
         printed = run(["bash", "-euo", "pipefail", "-c", script], tmp_path)
@@ -70,7 +74,7 @@ def test_curl(system: Servers, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("python", [Path(sys.executable), OPENAI_2], ids=["3", "2"])
 def test_python(system: Servers, tmp_path: Path, python: Path) -> None:
-    ((language, script),) = blocks("Python", system)
+    ((language, script),) = blocks("Python", system.url)
     assert language == "python"
     lines = run([need(python), "-c", script], tmp_path).splitlines()
     assert "completed 100 a blue square moving right" in lines[0]
@@ -81,7 +85,7 @@ def test_python(system: Servers, tmp_path: Path, python: Path) -> None:
 
 
 def test_node(system: Servers, tmp_path: Path) -> None:
-    ((language, script),) = blocks("Node", system)
+    ((language, script),) = blocks("Node", system.url)
     assert language == "js"
     (tmp_path / "node_modules").symlink_to(need(NODE_MODULES))
     (tmp_path / "circle.mjs").write_text(script)
@@ -89,9 +93,62 @@ def test_node(system: Servers, tmp_path: Path) -> None:
     assert frames(tmp_path / "circle.mp4") == 41
 
 
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a model that makes images."""
+    directory = tmp_path_factory.mktemp("painter")
+    with (directory / "log").open("wb") as log:
+        box = OneBox(
+            "emulated:output=image,images=0-1",
+            data_dir=directory / "data",
+            role_arguments=["--max-pixels", str(1024 * 1024)],  # as a FLUX has by itself
+            log=log,
+        )
+        with box:
+            box.wait_ready(READY_SECONDS)
+            yield box.url
+    print((directory / "log").read_text())
+
+
+@pytest.mark.parametrize("python", [Path(sys.executable), OPENAI_2], ids=["3", "2"])
+def test_images_by_python(painter: str, tmp_path: Path, python: Path) -> None:
+    language, script = blocks("Images", painter)[1]
+    assert language == "python"
+    run([need(python), "-c", script], tmp_path)
+    assert made(tmp_path) == {"circle0.png": "PNG", "circle1.png": "PNG", "night.webp": "WEBP"}
+
+
+def test_images_by_curl(painter: str, tmp_path: Path) -> None:
+    need_command("curl")
+    language, script = blocks("Images", painter)[0]
+    assert language == "bash"
+    run(["bash", "-euo", "pipefail", "-c", script], tmp_path)
+    assert sorted(made(tmp_path).values()) == ["PNG", "PNG", "WEBP"]
+
+
+def test_images_by_node(painter: str, tmp_path: Path) -> None:
+    language, script = blocks("Images", painter)[2]
+    assert language == "js"
+    (tmp_path / "node_modules").symlink_to(need(NODE_MODULES))
+    (tmp_path / "circle.mjs").write_text(script)
+    run([need_command("node"), "circle.mjs"], tmp_path)
+    assert made(tmp_path) == {"circle0.png": "PNG", "circle1.png": "PNG", "night.webp": "WEBP"}
+
+
+def made(directory: Path) -> dict[str, str | None]:
+    """The formats of the pictures there, all of which can be read and have the size that was asked for."""
+    found = {}
+    for path in (*directory.glob("*.png"), *directory.glob("*.webp")):
+        with Image.open(path) as image:
+            image.load()
+            assert image.size == (1024, 1024)
+            found[path.name] = image.format
+    return found
+
+
 def test_aiperf(system: Servers, tmp_path: Path) -> None:
     """Its tokenizer is a stand-in under the name that the page gives: nothing is downloaded."""
-    (first, command), (second, script) = blocks("AIPerf", system)
+    (first, command), (second, script) = blocks("AIPerf", system.url)
     assert (first, second) == ("bash", "python")
     cache = seed_cache(tmp_path / "cache", "gpt2")
     path = f"{need(AIPERF).parent}:{os.environ['PATH']}"

@@ -6,10 +6,12 @@ The clients themselves move on; these requests (see record.py) are the contract 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import test_utils
@@ -17,9 +19,11 @@ from aiohttp import test_utils
 from orchestrator.http.app import create_app
 from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Job
-from tests.clients.record import FIELDS, FPS, JOB, PROMPT, WIRE
+from tests.clients.record import FIELDS, FPS, JOB, PNG, PROMPT, WIRE
+from tests.cluster import until
+from tests.orchestrator.http.conformance import Conformance
 from tests.orchestrator.http.service import MODEL, MemoryService
-from triptych_proto.control_pb2 import Generation
+from triptych_proto.control_pb2 import Generation, Model
 
 WANTED = Generation(
     prompt=PROMPT,
@@ -40,7 +44,7 @@ class Refusal:
     param: str | None = None
 
 
-# What a call means, whichever client makes it.
+# What a call means, whichever client makes it. MODEL makes videos, from text.
 CREATE = ("create", "json", "form", "nested-json", "urlencoded")
 REFUSED = {
     "create-file": Refusal(400, "unsupported_field", "input_reference"),
@@ -98,10 +102,11 @@ def service(tmp_path: Path) -> MemoryService:
 
 @pytest.fixture
 async def api(service: MemoryService) -> AsyncIterator[test_utils.TestClient]:
-    client = test_utils.TestClient(test_utils.TestServer(create_app(service, HttpOptions())))
-    await client.start_server()
-    yield client
-    await client.close()
+    conformance = Conformance()
+    app = conformance.watch(create_app(service, HttpOptions()))
+    async with test_utils.TestClient(test_utils.TestServer(app)) as client:
+        yield client
+    assert conformance.problems == []
 
 
 def test_each_recording_has_a_meaning() -> None:
@@ -149,6 +154,39 @@ async def test_refusals(api: test_utils.TestClient, service: MemoryService, name
     assert Refusal(status, error["code"], error["param"]) == REFUSED[call_of(name)[1]]
     assert error["message"] and error["type"] == "invalid_request_error" and headers["x-request-id"]
     assert list(service.table) == [JOB]
+
+
+@pytest.mark.parametrize("name", recordings("create-file"))
+async def test_a_reference_image(api: test_utils.TestClient, service: MemoryService, name: str) -> None:
+    service.served = [serving(max_images=1)]
+    status, _, body = await reply_to(api, name)
+    assert status == 200, body
+    assert service.sent[json.loads(body)["id"]] == (PNG,)
+
+
+@pytest.mark.parametrize("name", recordings("image", "image-edit"))
+async def test_images(api: test_utils.TestClient, service: MemoryService, name: str) -> None:
+    defaults = Generation(num_frames=1)
+    service.served = [serving(output="image", max_images=2, max_pixels=1024 * 1024, defaults=defaults)]
+    replying = asyncio.ensure_future(reply_to(api, name))
+    await until(lambda: len(service.table) == 2)
+    job = service.table[list(service.table)[1]]
+    service.complete(job, PNG)
+    assert job.file is not None
+    job.file.content_type = "image/png"
+    status, headers, body = await replying
+    assert (status, headers["x-image-ids"]) == (200, job.id)
+    assert json.loads(body)["data"] == [{"b64_json": base64.b64encode(PNG).decode()}]
+    edit = call_of(name)[1] == "image-edit"
+    assert service.sent[job.id] == ((PNG, PNG) if edit else ())
+    assert edit or (job.generation.width, job.generation.height) == (1024, 1024)
+
+
+def serving(**facts: Any) -> Model:
+    model = Model()
+    model.CopyFrom(MODEL)
+    model.MergeFrom(Model(**facts))
+    return model
 
 
 @pytest.mark.parametrize("name", recordings("poll"))
