@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for role in ROLES:
         text = f"number of {role}s (default: %(default)s)"
         parser.add_argument(f"--{role}s", type=int, choices=range(1, 65), default=1, metavar="N", help=text)
-    for add_options in (_server_options(), *_role_options(), _encoder_options(), _security_options()):
+    roles = (*_role_options(), _encoder_options(), _batch_options())
+    for add_options in (_server_options(), *roles, _security_options()):
         add_options(parser)
     parser.set_defaults(transfer=TRANSFER)
     levels = ("debug", "info", "warning", "error")
@@ -95,6 +96,7 @@ class OneBox:
         role_arguments: Sequence[str] = (),
         decoder_arguments: Sequence[str] = (),
         encoder_arguments: Sequence[str] = (),
+        denoiser_arguments: Sequence[str] = (),
         log: IO[bytes] | None = None,
     ) -> None:
         """``role_arguments`` are for every role. ``port`` 0 takes a free one; ``log`` receives what all
@@ -111,6 +113,7 @@ class OneBox:
         self._model = model
         self._role_arguments = list(role_arguments)
         self._decoder_arguments = list(decoder_arguments)
+        self._denoiser_arguments = list(denoiser_arguments)
         if "--transfer" not in role_arguments:
             self._role_arguments += ["--transfer", TRANSFER]
         if "--threads" not in role_arguments:
@@ -143,6 +146,7 @@ class OneBox:
             role_arguments=role_arguments + security + log_level,
             decoder_arguments=decoder_arguments,
             encoder_arguments=_given(_encoder_options(), args),
+            denoiser_arguments=_given(_batch_options(), args),
         )
 
     def __enter__(self) -> OneBox:
@@ -175,6 +179,8 @@ class OneBox:
             # Of an option that is there twice the second counts.
             arguments += ["--output", str(self.data_dir / "videos"), *self._decoder_arguments]
             arguments += ["--spool-dir", str(self.data_dir / "spool")]
+        if role == "denoiser":
+            arguments += self._denoiser_arguments
         return self._start(f"{role} {url}", arguments)
 
     def dead(self) -> Process | None:
@@ -246,6 +252,12 @@ def _encoder_options() -> AddOptions:
     from services.options import add_encoder_arguments
 
     return add_encoder_arguments
+
+
+def _batch_options() -> AddOptions:
+    from services.options import add_batch_arguments
+
+    return add_batch_arguments
 
 
 def _security_options() -> AddOptions:

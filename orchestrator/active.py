@@ -81,6 +81,7 @@ class Active:
         if timing is not None:
             attempt.waiting, attempt.transfer = timing.waiting, timing.transfer
             attempt.compute, attempt.saving = timing.compute, timing.saving
+            attempt.batch = max(timing.batch, 1)
         self._steps[attempt.stage] = 1.0 if outcome == "done" else 0.0
 
     def inputs_read(self, ready: pb.InputReady) -> None:

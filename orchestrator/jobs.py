@@ -69,6 +69,7 @@ class Attempt:
     engine: str = ""  # that moved the inputs
     compute: float = 0.0
     saving: float = 0.0  # media encoding that did not overlap with compute
+    batch: int = 1  # runs that shared the computing, this one included
     task_id: str = ""
 
 

@@ -39,6 +39,13 @@ class Metrics:
             buckets=SECONDS,
             registry=at,
         )
+        self.batch_size = Histogram(
+            "triptych_batch_size",
+            "Tasks that shared a loop, as each of them counts them.",
+            ("stage",),
+            buckets=(1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64),
+            registry=at,
+        )
         self.transfer_bytes = Counter(
             "triptych_transfer_bytes_total", "Tensor bytes read from peers.", ("edge", "backend"), registry=at
         )

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from orchestrator.http.errors import ApiError
 from transfer.remote_folder import NoSuchFile, RemoteError, RemoteFolder
@@ -83,7 +83,7 @@ class Outputs:
         disposition = f'attachment; filename="{file_name}"'
         signing = self._call(folder.link, file.name, self._redirect_seconds, disposition)
         try:
-            return await asyncio.wait_for(signing, LINK_SECONDS)
+            return await _within(LINK_SECONDS, signing)
         except (RemoteError, asyncio.TimeoutError) as error:
             log.warning("%s/%s is not linked to: %s", file.store, file.name, error)
             return None
@@ -110,7 +110,7 @@ class Outputs:
         if self._away.get(store, 0.0) > time.monotonic():
             return False
         try:
-            await asyncio.wait_for(self._call(self._folders[store].remove, name), REMOVE_SECONDS)
+            await _within(REMOVE_SECONDS, self._call(self._folders[store].remove, name))
         except (RemoteError, asyncio.TimeoutError) as error:
             why = str(error) or f"no answer within {REMOVE_SECONDS:g} s"
             log.warning("%s/%s is to be removed later: %s", store, name, why)
@@ -127,7 +127,7 @@ class Outputs:
 
     async def _answer(self, file: MediaFile, reading: asyncio.Future[bytes]) -> bytes:
         try:
-            return await asyncio.wait_for(reading, READ_SECONDS)
+            return await _within(READ_SECONDS, reading)
         except NoSuchFile:
             raise ApiError(404, f"the file is gone from {file.store}", code="content_gone") from None
         except (RemoteError, asyncio.TimeoutError) as error:
@@ -140,7 +140,22 @@ class Outputs:
         return asyncio.get_running_loop().run_in_executor(self._threads, lambda: function(*args))
 
 
-def _forget(reading: asyncio.Future[bytes]) -> None:
+async def _within(seconds: float, call: asyncio.Future[T]) -> T:
+    """Raises asyncio.TimeoutError. Up to Python 3.11 ``wait_for`` forgets that it was cancelled when the call
+    has just ended, and whoever calls in a loop is never stopped.
+    """
+    try:
+        done, _ = await asyncio.wait([call], timeout=seconds)
+    except asyncio.CancelledError:
+        _forget(call)
+        raise
+    if not done:
+        _forget(call)
+        raise asyncio.TimeoutError
+    return call.result()
+
+
+def _forget(call: asyncio.Future[Any]) -> None:
     """Nobody wants it any more, nor its error."""
-    reading.cancel()
-    reading.add_done_callback(lambda done: done.cancelled() or done.exception())
+    call.cancel()
+    call.add_done_callback(lambda done: done.cancelled() or done.exception())

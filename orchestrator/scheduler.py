@@ -337,7 +337,10 @@ class Scheduler:
             life.outbox.pop(done.task_id, None)
         if timing.compute:
             self._metrics.stage_seconds.labels(run.stage.name).observe(timing.compute)
-            self.costs.observe(run.stage, job.model, job.generation, life.url, timing.compute)
+            batch = max(timing.batch, 1)
+            self._metrics.batch_size.labels(run.stage.name).observe(batch)
+            # What one task adds to an instance's work is its share.
+            self.costs.observe(run.stage, job.model, job.generation, life.url, timing.compute / batch)
         job.peak_memory_bytes = max(job.peak_memory_bytes, done.peak_memory_bytes)
         active.show_progress(self._graph)
         self._changed(job)

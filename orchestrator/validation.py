@@ -148,6 +148,8 @@ def _done(done: pb.Done) -> None:
     _ids([done.task_id], "Done.task_id")
     for name in ("waiting", "transfer", "compute", "saving"):
         _seconds(getattr(done.timing, name), f"Timing.{name}")
+    if done.timing.batch > MAX_CAPACITY:
+        raise ContractBroken(f"Timing.batch is {done.timing.batch}, expected {MAX_CAPACITY} at most")
     _size(done.peak_memory_bytes, "Done.peak_memory_bytes")
 
 

@@ -146,6 +146,7 @@ def _limits(options: RoleOptions, model: RoleModel) -> WorkerLimits:
         pool_seconds=options.pool_seconds,
         hold_seconds=options.hold_seconds,
         max_images=model.facts.max_images if options.role is Role.ENCODER else 0,
+        max_batch=options.max_batch,
     )
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import xxhash
@@ -16,7 +16,7 @@ from services.media.formats import FORMATS, Format, formats_of
 from services.media.open import open_writer
 from services.media.reference import MAX_PIXELS, decode_all
 from services.media.store import Store
-from services.model.base import Control, Decoded, InvalidRequest, RoleModel, Value
+from services.model.base import Cancelled, Control, Decoded, InvalidRequest, Lane, RoleModel, Value
 from triptych_proto.control_pb2 import Generation, MediaFile, Run
 
 
@@ -30,6 +30,7 @@ class Product:
     claim: Claim | None = None  # on the file, until it is accepted or discarded
     delivered: bool = True  # the file lies where it can be read; else it is still to be brought there
     compute_seconds: float = 0.0
+    batch: int = 1  # tasks that shared the compute
     saving_seconds: float = 0.0  # what the media encoder still had to do when the last frame was computed
 
 
@@ -56,6 +57,28 @@ class Stage(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Work:
+    """What ``Stage.run`` is given, for one of several tasks."""
+
+    run: Run
+    inputs: Mapping[str, Value]  # not read any more once ``control`` has raised Cancelled
+    control: Control
+
+
+@runtime_checkable
+class BatchStage(Stage, Protocol):
+    """A stage whose tasks can share a loop."""
+
+    def batch_key(self, run: Run, inputs: Mapping[str, Value]) -> Hashable:
+        """Tasks of equal keys can share one; None: this one runs alone. Runs on the event loop."""
+        ...
+
+    def run_batch(self, works: Sequence[Work]) -> Sequence[Product | Exception]:
+        """As ``run`` for each. What the loop itself raises may be any one task's fault."""
+        ...
+
+
 class TensorStage:
     """Encoder and denoiser: the output goes into a slot."""
 
@@ -73,6 +96,21 @@ class TensorStage:
 
     def deliver(self, product: Product, control: Control) -> None:
         """There are no files."""
+
+    def batch_key(self, run: Run, inputs: Mapping[str, Value]) -> Hashable:
+        return self._model.batch_key(run.generation, inputs)
+
+    def run_batch(self, works: Sequence[Work]) -> Sequence[Product | Exception]:
+        started = time.monotonic()
+        outcomes = self._model.run_batch([Lane(w.run.generation, w.inputs, w.control) for w in works])
+        seconds = time.monotonic() - started
+        size = sum(isinstance(outcome, (dict, Cancelled)) for outcome in outcomes)
+        return [
+            outcome
+            if isinstance(outcome, Exception)
+            else Product(work.run.task_id, values=outcome, compute_seconds=seconds, batch=size)
+            for work, outcome in zip(works, outcomes, strict=True)
+        ]
 
     def discard(self, product: Product) -> None:
         """Tensors that were not put into a slot vanish by themselves."""

@@ -76,8 +76,9 @@ class Output:
 
 @dataclass(frozen=True)
 class WorkerLimits:
-    capacity: int  # tasks at once: one computes, the others read their inputs
+    capacity: int  # tasks at once: some compute, the others read their inputs
     read_seconds: float  # for one read of an input
     pool_seconds: float  # waiting for room in a pool
     hold_seconds: float  # how long outputs outlive the stream of the orchestrator that knows of them
     max_images: int = 0  # reference images of a task: only an encoder's model takes any
+    max_batch: int = 1  # tasks that may share a loop

@@ -1,4 +1,4 @@
-"""The tasks of a role: inputs are read ahead, one task computes, outputs wait in their slots."""
+"""The tasks of a role: inputs are read ahead, tasks compute in turn, outputs wait in their slots."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from services import validation
+from services.batching import Turns
 from services.media.files import MediaError
 from services.model.base import Cancelled, InvalidRequest, Value
 from services.session import Session
@@ -55,8 +56,7 @@ class Worker:
         self.limits = limits
         self._stage = stage
         self._endpoint = endpoint
-        self._turn = asyncio.Lock()  # fair: tasks compute in the order in which their inputs are there
-        self._compute = ThreadPoolExecutor(1, thread_name_prefix="compute")
+        self._turns = Turns(stage, limits.max_batch)  # in the order in which their inputs are there
         self._files = ThreadPoolExecutor(4, thread_name_prefix="files")  # a store that is away keeps one busy
         self._deliveries = ThreadPoolExecutor(limits.capacity, thread_name_prefix="deliver")
         self._late: asyncio.Task[None] | None = None  # delivers files of dead processes
@@ -232,7 +232,7 @@ class Worker:
         for output in self.outputs.values():
             if output.product.claim is not None:
                 output.product.claim.leave()
-        await asyncio.to_thread(self._compute.shutdown)
+        await asyncio.to_thread(self._turns.shutdown)
         await asyncio.to_thread(self._deliveries.shutdown)
         await asyncio.to_thread(self._files.shutdown)
 
@@ -277,16 +277,7 @@ class Worker:
         received: list[Received] = []
         try:
             inputs = await self._read_inputs(task, received)
-            waiting_since = time.monotonic()
-            async with self._turn:
-                task.timing.waiting += time.monotonic() - waiting_since
-                task.interruptible = False
-                task.computing = True
-                product = await self._loop.run_in_executor(
-                    self._compute, self._run_stage, task.run, inputs, task.control
-                )
-                task.interruptible = True
-                return product
+            return await self._turns.run(task, inputs)
         finally:
             for item in received:
                 item.release()
@@ -304,17 +295,6 @@ class Worker:
         finally:
             task.interruptible = True
         product.saving_seconds += time.monotonic() - started
-
-    def _run_stage(self, run: Run, inputs: Mapping[str, Value], control: TaskControl) -> Product:
-        """Runs on the compute thread."""
-        control.raise_if_cancelled()
-        product = self._stage.run(run, inputs, control)
-        try:
-            control.raise_if_cancelled()
-        except Cancelled:
-            self._stage.discard(product)
-            raise
-        return product
 
     async def _read_inputs(self, task: Task, received: list[Received]) -> Mapping[str, Value]:
         if not task.run.inputs:
@@ -359,7 +339,7 @@ class Worker:
         raise AssertionError("unreachable")
 
     async def _publish(self, task: Task, product: Product) -> Done:
-        task.timing.compute = product.compute_seconds
+        task.timing.compute, task.timing.batch = product.compute_seconds, product.batch
         task.timing.saving = product.saving_seconds
         done = Done(task_id=task.run.task_id, peak_memory_bytes=peak_memory_bytes())
         held = None

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 PROC = Path("/proc")
+MARKER = ".triptych-owner"  # says whose folder of videos this is
 _SOCKET = re.compile(r"@triptych-([0-9a-f]{16})$")
 _ARENA = "/memfd:triptych-"
 _NAMED = "/dev/shm/"  # the system's shared memory has no names
@@ -77,7 +78,7 @@ def dead_memory(pids: Collection[int]) -> list[str]:
 
 def files(directory: Path, completed: Collection[str]) -> list[str]:
     """What is wrong with a folder that should hold one file of each of the completed jobs, and no other."""
-    names = sorted(path.name for path in directory.iterdir())
+    names = sorted({path.name for path in directory.iterdir()} - {MARKER})
     jobs = Counter(name.partition("-")[0] for name in names if name.endswith(".mp4"))
     wrong = [f"{name} is there" for name in names if not name.endswith(".mp4")]
     wrong += [f"{count} files of {job}" for job, count in jobs.items() if count != 1 or job not in completed]

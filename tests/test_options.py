@@ -93,7 +93,8 @@ def test_up_hands_every_option_on() -> None:
         words += [action.option_strings[0]] if action.nargs == 0 else [action.option_strings[0], value]
         expected.add(action.option_strings[0])
     box = onebox.OneBox.from_arguments(parser.parse_args(words))
-    handed = {*box._server_arguments, *box._role_arguments, *box._encoder_arguments}
+    handed = {*box._server_arguments, *box._role_arguments}
+    handed |= {*box._encoder_arguments, *box._denoiser_arguments}
     assert expected <= handed
 
 

@@ -20,26 +20,31 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+_CONDITIONS = ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
+
 
 async def local_file(
     request: web.Request, path: Path, headers: Mapping[str, str], timeout: float
 ) -> web.FileResponse:
     """``timeout`` is in seconds, for all of it. Raises OSError if the file is not there, ApiError: 416."""
-    status, since = await asyncio.to_thread(path.stat), request.if_range
+    status = await asyncio.to_thread(path.stat)
+    asked = _asked(request, f'"{status.st_mtime_ns:x}-{status.st_size:x}"')  # the ETag that aiohttp gives it
+    since = asked.if_range
     if since is None or status.st_mtime <= since.timestamp():  # as aiohttp sees it
-        _range(request, status.st_size)  # aiohttp would answer 416 without a body
-    return _LocalFile(path, headers, timeout)
+        _range(asked, status.st_size)  # aiohttp would answer 416 without a body
+    return _LocalFile(path, headers, timeout, asked)
 
 
 class _LocalFile(web.FileResponse):
-    """A FileResponse whose client cannot stop reading for ever."""
+    """A FileResponse to what is ``asked``, whose client cannot stop reading for ever."""
 
-    def __init__(self, path: Path, headers: Mapping[str, str], timeout: float) -> None:
+    def __init__(self, path: Path, headers: Mapping[str, str], timeout: float, asked: web.Request) -> None:
         super().__init__(path, headers=headers)
         self._timeout = timeout
+        self._asked = asked
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        return await _send(request, super().prepare(request), self._timeout)
+        return await _send(request, super().prepare(self._asked), self._timeout)
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,11 @@ class RemoteFile:
     ) -> web.StreamResponse:
         """Raises ApiError: 416 for a range outside, and what ``read`` raises before its first bytes."""
         tagged = {**headers, "Accept-Ranges": "bytes", "ETag": f'"{self.etag}"'}
-        if any(tag.value in (self.etag, "*") for tag in request.if_none_match or ()):
+        asked = _asked(request, tagged["ETag"])
+        if any(tag.value in (self.etag, "*") for tag in asked.if_none_match or ()):
             return web.Response(status=304, headers=tagged)
-        changed = request.headers.get("If-Range", tagged["ETag"]) != tagged["ETag"]
-        offset, length, status = (0, self.size, 200) if changed else _range(request, self.size)
+        dated = "If-Range" in asked.headers  # and the file has no date
+        offset, length, status = (0, self.size, 200) if dated else _range(asked, self.size)
         if status == 206:
             tagged["Content-Range"] = f"bytes {offset}-{offset + length - 1}/{self.size}"
         response = web.StreamResponse(status=status, headers=tagged)
@@ -92,6 +98,19 @@ async def _send(request: web.BaseRequest, sending: Awaitable[T], timeout: float)
         log.warning("sending %s broke off: %r", request.path, error)
         cut_off(request.transport)
         raise ConnectionResetError(f"sending {request.path} broke off") from error
+
+
+def _asked(request: web.Request, etag: str) -> web.Request:
+    """The request without ranges and conditions that do not count: those of another method than GET and HEAD,
+    and a range of a file with another ETag, which aiohttp does not look at.
+    """
+    headers = request.headers.copy()
+    if request.method not in ("GET", "HEAD"):
+        for name in _CONDITIONS:
+            headers.popall(name, None)
+    elif request.if_range is None and headers.pop("If-Range", etag) != etag:  # None: it is no date
+        headers.popall("Range", None)
+    return request.clone(headers=headers)
 
 
 def _range(request: web.Request, size: int) -> tuple[int, int, int]:

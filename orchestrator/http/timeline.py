@@ -44,5 +44,6 @@ def _representation(attempt: Attempt) -> dict[str, Any]:
         "transfer_bytes": attempt.transfer_bytes,
         "engine": attempt.engine,
         "compute_seconds": attempt.compute,
+        "batch": attempt.batch,
         "save_seconds": attempt.saving,
     }

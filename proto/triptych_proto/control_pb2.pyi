@@ -181,7 +181,7 @@ class Hello(_message.Message):
     incarnation: _builtins.str
     """16 hex digits, new at every start of the process"""
     capacity: _builtins.int
-    """tasks it takes at once: one that computes and those it prefetches for"""
+    """tasks it takes at once: those that compute and those it prefetches for"""
     largest_output_bytes: _builtins.int
     """of any request it admits"""
     @_builtins.property
@@ -1039,6 +1039,7 @@ class Timing(_message.Message):
     TRANSFER_FIELD_NUMBER: _builtins.int
     COMPUTE_FIELD_NUMBER: _builtins.int
     SAVING_FIELD_NUMBER: _builtins.int
+    BATCH_FIELD_NUMBER: _builtins.int
     waiting: _builtins.float
     """taken, but behind another task or for room in a pool"""
     transfer: _builtins.float
@@ -1046,6 +1047,8 @@ class Timing(_message.Message):
     compute: _builtins.float
     saving: _builtins.float
     """encoding and writing media that did not overlap with compute"""
+    batch: _builtins.int
+    """tasks that shared this one's computing, itself included"""
     def __init__(
         self,
         *,
@@ -1053,10 +1056,11 @@ class Timing(_message.Message):
         transfer: _builtins.float = ...,
         compute: _builtins.float = ...,
         saving: _builtins.float = ...,
+        batch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compute", b"compute", "saving", b"saving", "transfer", b"transfer", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch", b"batch", "compute", b"compute", "saving", b"saving", "transfer", b"transfer", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

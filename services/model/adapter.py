@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,10 +12,12 @@ from diffusers.guiders import BaseGuidance
 from PIL.Image import Image
 
 from services.model import state
-from services.model.base import CacheStats, Control, Decoded, Value
+from services.model.base import CacheStats, Control, Decoded, Lane, Outcome, Value
+from services.model.batch import run_lanes
 from services.model.cached_texts import CachedBlock, cache_outputs
 from services.model.embedding_cache import EmbeddingCache
 from services.model.families import ModularFamily
+from services.model.lanes import Unlike, frozen, guider_key, join_guiders, join_states, key_of, take_state
 from services.model.request import (
     check_aspect,
     check_images,
@@ -87,7 +89,42 @@ class ModularRole:
         images: Sequence[Image] = (),
     ) -> dict[str, Value]:
         pipeline_state = self._open(generation, inputs, images)
-        self._run_blocks(generation, pipeline_state, control)
+        self._run_blocks([generation], pipeline_state, control)
+        return self._hand_on(pipeline_state, generation, inputs)
+
+    def batch_key(self, generation: Generation, inputs: Mapping[str, Value]) -> Hashable:
+        if self._role is not Role.DENOISER or not self._family.batches:
+            return None
+        told = {**self._defaults, **state.request_values(generation)}
+        crossed = {name: inputs[name] for name in inputs if name != state.GENERATOR_STATE}
+        try:
+            return (
+                frozen({name: told[name] for name in self._asked if name in told}),
+                generation.flow_shift if generation.HasField("flow_shift") else None,
+                guider_key(self._family.guiders(self._role, generation)),
+                key_of(crossed, self._family.padded),
+            )
+        except Unlike:
+            return None
+
+    def run_batch(self, lanes: Sequence[Lane]) -> list[Outcome]:
+        return run_lanes(lanes, lambda lane: self._open(lane.generation, lane.inputs), self._run_lanes)
+
+    def _run_lanes(self, lanes: list[Lane], opened: list[Any], control: Control) -> list[dict[str, Value]]:
+        each = (state.GENERATOR,)
+        joined = join_states(opened, each, self._family.padded)
+        opened.clear()  # one copy is enough
+        self._run_blocks([lane.generation for lane in lanes], joined, control)
+        crossing = state.crossing(joined, self._leaving)
+        made = []
+        for place, lane in enumerate(lanes):
+            taken = take_state(joined, place, len(lanes), crossing, each)
+            made.append(self._hand_on(taken, lane.generation, lane.inputs))
+        return made
+
+    def _hand_on(
+        self, pipeline_state: Any, generation: Generation, inputs: Mapping[str, Value]
+    ) -> dict[str, Value]:
         return state.hand_on(
             self._role, self._leaving, pipeline_state, generation, inputs, defaults=self._defaults
         )
@@ -119,15 +156,19 @@ class ModularRole:
     def _decode_at_once(self, generation: Generation, pipeline_state: Any, control: Control) -> np.ndarray:
         """(n, height, width, 3) in [0, 1]."""
         control.raise_if_cancelled()
-        self._run_blocks(generation, pipeline_state, control)
+        self._run_blocks([generation], pipeline_state, control)
         control.raise_if_cancelled()
         made = pipeline_state.values
         return np.asarray(made["images"] if self._family.output == "image" else made["videos"][0])
 
-    def _run_blocks(self, generation: Generation, pipeline_state: Any, control: Control) -> None:
-        """Guiders and scheduler are of this run alone: both keep in themselves how far a run has come."""
+    def _run_blocks(self, generations: Sequence[Generation], pipeline_state: Any, control: Control) -> None:
+        """For all lanes of the state, which are alike in all that is one value for a loop.
+
+        Guiders and scheduler are of this run alone: both keep in themselves how far a run has come.
+        """
         known = self.pipeline.component_names
-        guiders = self._family.guiders(self._role, generation)
+        generation = generations[0]
+        guiders = join_guiders([self._family.guiders(self._role, lane) for lane in generations])
         self.pipeline.update_components(**{name: guiders[name] for name in guiders if name in known})
         if self._scheduler is not None:
             shift = generation.flow_shift if generation.HasField("flow_shift") else None

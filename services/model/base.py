@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 from PIL.Image import Image
@@ -18,8 +18,10 @@ __all__ = [
     "Control",
     "Decoded",
     "InvalidRequest",
+    "Lane",
     "Limits",
     "ModelError",
+    "Outcome",
     "RoleModel",
     "Sound",
     "USUAL_PIXELS",
@@ -77,6 +79,18 @@ class Control(Protocol):
 
 
 @dataclass(frozen=True)
+class Lane:
+    """One of several runs that share a loop."""
+
+    generation: Generation
+    inputs: Mapping[str, Value]  # not read any more once ``control`` has raised Cancelled
+    control: Control
+
+
+Outcome: TypeAlias = "dict[str, Value] | Exception"  # of a lane: what ``run`` returns, or what it raises
+
+
+@dataclass(frozen=True)
 class Sound:
     """The sound track of a video."""
 
@@ -109,6 +123,18 @@ class RoleModel(Protocol):
 
         ``images`` are the reference images (RGB, of any size), for the encoder alone. Raises InvalidRequest,
         Cancelled, and ValueError that names a missing or unexpected input.
+        """
+        ...
+
+    def batch_key(self, generation: Generation, inputs: Mapping[str, Value]) -> Hashable:
+        """Runs of equal keys may share a loop; one whose key is None runs alone. Quick, and never raises."""
+        ...
+
+    def run_batch(self, lanes: Sequence[Lane]) -> list[Outcome]:
+        """As ``run`` for each, in one loop; they have equal keys, which are not None.
+
+        A lane that cannot begin, or is cancelled, leaves the others as they are. What the loop itself raises
+        may be any one lane's fault. Results differ from those of ``run`` by rounding alone.
         """
         ...
 

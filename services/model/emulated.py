@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,19 @@ import xxhash
 from PIL.Image import Image
 
 from services.media.formats import IMAGE, VIDEO, formats_of
-from services.model.base import USUAL_PIXELS, CacheStats, Control, Decoded, Limits, ModelError, Sound, Value
+from services.model.base import (
+    USUAL_PIXELS,
+    CacheStats,
+    Control,
+    Decoded,
+    Lane,
+    Limits,
+    ModelError,
+    Outcome,
+    Sound,
+    Value,
+)
+from services.model.batch import run_lanes
 from services.model.request import check_images, check_request
 from services.model_source import EMULATED
 from services.role import Role
@@ -136,15 +148,36 @@ class EmulatedModel:
             pictures = [str(image.size).encode() + image.tobytes() for image in images]
             key = _digest(generation.prompt.encode(), generation.negative_prompt.encode(), *pictures)
             return {"embeddings": _noise(key, self._emulation.embeddings)}
+        key = _latents_key(generation, inputs)
+        self._denoise(generation, control)
+        return {"latents": _noise(key, self._emulation.latents)}
+
+    def batch_key(self, generation: Generation, inputs: Mapping[str, Value]) -> Hashable:
+        if self._role is not Role.DENOISER:
+            return None
+        shape = generation.width, generation.height, generation.num_frames
+        return *shape, generation.num_inference_steps
+
+    def run_batch(self, lanes: Sequence[Lane]) -> list[Outcome]:
+        """Takes as long as one run does."""
+
+        def open_lane(lane: Lane) -> bytes:
+            check_request(self.facts, lane.generation)
+            self._die_of(lane.generation)
+            return _latents_key(lane.generation, lane.inputs)
+
+        def loop(lanes: list[Lane], keys: list[bytes], control: Control) -> list[dict[str, Value]]:
+            self._denoise(lanes[0].generation, control)
+            return [{"latents": _noise(key, self._emulation.latents)} for key in keys]
+
+        return run_lanes(lanes, open_lane, loop)
+
+    def _denoise(self, generation: Generation, control: Control) -> None:
         steps = generation.num_inference_steps
-        key = _digest(
-            _bytes(inputs["embeddings"]), str((generation.seed, steps, generation.guidance_scale)).encode()
-        )
         for step in range(steps):
             control.raise_if_cancelled()
             time.sleep(self._emulation.denoise / steps)
             control.progress(step + 1, steps)
-        return {"latents": _noise(key, self._emulation.latents)}
 
     def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
         check_request(self.facts, generation)
@@ -184,6 +217,11 @@ class EmulatedModel:
             Role.DENOISER: self._emulation.latents,
             Role.DECODER: 0,
         }
+
+
+def _latents_key(generation: Generation, inputs: Mapping[str, Value]) -> bytes:
+    more = generation.seed, generation.num_inference_steps, generation.guidance_scale
+    return _digest(_bytes(inputs["embeddings"]), str(more).encode())
 
 
 def _stage(name: str) -> str:

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL.Image import Image
 
-from services.model.base import CacheStats, Control, Decoded, Value
+from services.model.base import CacheStats, Control, Decoded, Lane, Outcome, Value
+from services.model.batch import run_lanes
 from services.model.cached_texts import cache_outputs
 from services.model.embedding_cache import EmbeddingCache
 from services.model.families import StandardFamily
+from services.model.lanes import Unlike, join, key_of, take
 from services.model.request import check_images, check_request, check_tokens
 from services.model.schedule import fresh_scheduler
 from services.model.sizes import Sizes
 from services.model.streaming import to_uint8
 from services.role import Role
 from triptych_proto.control_pb2 import Generation, Model
+
+Own = Literal["prompt", "negative_prompt", "seed", "fps", "format", "quality"]
+# What every request of a batch has for itself; the rest of it is one value for the loop.
+OWN: tuple[Own, ...] = ("prompt", "negative_prompt", "seed", "fps", "format", "quality")
 
 
 class StandardRole:
@@ -60,19 +66,54 @@ class StandardRole:
         control: Control,
         images: Sequence[Image] = (),
     ) -> dict[str, Value]:
-        check_request(self.facts, generation)
-        check_tokens(generation, self._family.tokens)
         control.raise_if_cancelled()
         if self._role is Role.ENCODER:
+            self._check(generation)
             check_images(self.facts, generation, images)
             tokens = self._sizes.extent(generation).tokens
             return self._family.encode(self.pipeline, generation, images, tokens)
-        values = self._received(inputs, self._family.crossing(generation))
+        return self._denoise([generation], self._open(generation, inputs), control)
+
+    def batch_key(self, generation: Generation, inputs: Mapping[str, Value]) -> Hashable:
+        if self._role is not Role.DENOISER or not self._family.batches:
+            return None
+        same = Generation()
+        same.CopyFrom(generation)
+        for name in OWN:
+            same.ClearField(name)
+        try:
+            return same.SerializeToString(deterministic=True), key_of(inputs)
+        except Unlike:
+            return None
+
+    @torch.no_grad()
+    def run_batch(self, lanes: Sequence[Lane]) -> list[Outcome]:
+        return run_lanes(lanes, lambda lane: self._open(lane.generation, lane.inputs), self._run_lanes)
+
+    def _run_lanes(self, lanes: list[Lane], opened: list[Any], control: Control) -> list[dict[str, Value]]:
+        joined = join(opened)
+        opened.clear()  # one copy is enough
+        made = self._denoise([lane.generation for lane in lanes], joined, control)
+        return [take(made, place, len(lanes), made) for place in range(len(lanes))]
+
+    def _open(self, generation: Generation, inputs: Mapping[str, Value]) -> dict[str, Any]:
+        self._check(generation)
+        return self._received(inputs, self._family.crossing(generation))
+
+    def _check(self, generation: Generation) -> None:
+        check_request(self.facts, generation)
+        check_tokens(generation, self._family.tokens)
+
+    def _denoise(
+        self, generations: Sequence[Generation], values: Mapping[str, Value], control: Control
+    ) -> dict[str, Value]:
+        """Of all lanes of ``values``, whose requests differ in what is their ``OWN`` alone."""
+        generation = generations[0]
         shift = generation.flow_shift if generation.HasField("flow_shift") else None
         self.pipeline.scheduler = fresh_scheduler(self._scheduler, shift)
-        generator = torch.Generator("cpu").manual_seed(generation.seed)
+        generators = [torch.Generator("cpu").manual_seed(lane.seed) for lane in generations]
         steps = _Steps(control, generation.num_inference_steps)
-        return self._family.denoise(self.pipeline, generation, values, generator, steps)
+        return self._family.denoise(self.pipeline, generation, values, generators, steps)
 
     def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
         check_request(self.facts, generation)

@@ -99,7 +99,7 @@ def hand_on(
     """What later roles ask for and cannot read from the request. ValueError names what is not there."""
     told = {**(defaults or {}), **request_values(generation)}
     groups = {group: list(dict.fromkeys(names)) for group, names in _groups(state, cut).items()}
-    names = cut.names | {name for group in groups.values() for name in group}
+    names = crossing(state, cut)
     values: dict[str, Value] = {
         name: value
         for name, value in state.values.items()
@@ -118,6 +118,11 @@ def hand_on(
     elif GENERATOR_STATE in received and GENERATOR in cut.names:
         values[GENERATOR_STATE] = cast("torch.Tensor", received[GENERATOR_STATE]).clone()
     return values
+
+
+def crossing(state: PipelineState, cut: Cut) -> frozenset[str]:
+    """The names that later roles ask for, also as members of a group."""
+    return cut.names | {name for names in _groups(state, cut).values() for name in names}
 
 
 def _groups(state: PipelineState, cut: Cut) -> dict[str, list[str]]:

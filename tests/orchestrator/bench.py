@@ -61,11 +61,13 @@ class FakeInstance:
     def send(self, **event: object) -> None:
         self.bench.scheduler.received(self.life, pb.Event(**event))  # type: ignore[arg-type]
 
-    def done(self, task_id: str | None = None, seconds: float = 1.0, nbytes: int = 1000) -> None:
+    def done(
+        self, task_id: str | None = None, seconds: float = 1.0, nbytes: int = 1000, batch: int = 0
+    ) -> None:
         task_id = task_id or self.read()[0]
         if task_id in self.tasks:
             self.tasks.remove(task_id)
-        done = pb.Done(task_id=task_id, timing=pb.Timing(compute=seconds))
+        done = pb.Done(task_id=task_id, timing=pb.Timing(compute=seconds, batch=batch))
         if "/decode/" in task_id:
             done.file.CopyFrom(pb.MediaFile(name="v.mp4", bytes=1))
         else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from services.role import Role
 from services.server import RoleServer
 from services.task import WorkerLimits
 from tests.cluster import Cluster, finished, until
+from tests.orchestrator.http.conformance import Conformance
 from triptych_proto import control_pb2 as pb
 
 PATIENT = WorkerLimits(capacity=2, read_seconds=5.0, pool_seconds=5.0, hold_seconds=30.0)
@@ -48,6 +48,16 @@ async def copied(cluster: Cluster, directory: Path, job: Job) -> None:
     assert cluster.orchestrator.content_path(job) == directory / "copies" / job.file.name
 
 
+class Context:
+    """A call's context with another ``write``."""
+
+    def __init__(self, inner: Any, write: Any) -> None:
+        self._inner, self.write = inner, write
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
 class Link:
     """What the decoders send of their files: it stops after the first bytes until ``go_on``."""
 
@@ -58,16 +68,19 @@ class Link:
         self.go_on.set()
         real = RoleServer.ReadFile
 
-        async def read(server: RoleServer, request: Any, context: Any) -> AsyncIterator[pb.FileChunk]:
+        async def read(server: RoleServer, request: Any, context: Any) -> None:
             self.reads += 1
-            fault = self.broken.pop(0) if self.broken else ""
-            async for chunk in real(server, request, context):
-                yield pb.FileChunk(data=chunk.data[:10], file_bytes=chunk.file_bytes)
+            fault, write = self.broken.pop(0) if self.broken else "", context.write
+
+            async def write_in_two(chunk: pb.FileChunk) -> None:
+                await write(pb.FileChunk(data=chunk.data[:10], file_bytes=chunk.file_bytes))
                 await self.go_on.wait()
                 if fault == "late":
                     await asyncio.sleep(60)
                 if not fault:
-                    yield pb.FileChunk(data=chunk.data[10:])
+                    await write(pb.FileChunk(data=chunk.data[10:]))
+
+            await real(server, request, Context(context, write_in_two))
 
         monkeypatch.setattr(RoleServer, "ReadFile", read)
 
@@ -78,7 +91,7 @@ async def link(monkeypatch: pytest.MonkeyPatch) -> Link:
     return Link(monkeypatch)
 
 
-async def test_the_file_moves_to_the_orchestrator(tmp_path: Path) -> None:
+async def test_the_file_moves_to_the_orchestrator(tmp_path: Path, conformance: Conformance) -> None:
     async with handing_over(tmp_path) as cluster:
         jobs = [
             await cluster.submit("p", seed=seed, format=format) for seed, format in enumerate(["", "webm"])
@@ -90,7 +103,7 @@ async def test_the_file_moves_to_the_orchestrator(tmp_path: Path) -> None:
         kept = [job.file.name for job in jobs if job.file is not None]
         assert names(tmp_path / "copies") == sorted(kept)
         await cluster.of(Role.DECODER)[0].stop()  # with its disk
-        app = create_app(cluster.orchestrator, HttpOptions())
+        app = conformance.watch(create_app(cluster.orchestrator, HttpOptions()))
         async with test_utils.TestClient(test_utils.TestServer(app)) as api:
             for job, name in zip(jobs, kept, strict=True):
                 response = await api.get(f"/v1/videos/{job.id}/content")

@@ -17,6 +17,7 @@ import triptych
 from orchestrator.http.app import create_app
 from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Status
+from tests.orchestrator.http.conformance import Conformance
 from tests.orchestrator.http.service import MODEL, MemoryService, attempt, peer
 
 URL = "grpc://127.0.0.1:1"
@@ -26,9 +27,12 @@ TOKEN = "s3cret-t0ken-of-a-cluster"
 class System:
     """A server and the command that talks to it."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], token: str | None = None) -> None:
+    def __init__(
+        self, capsys: pytest.CaptureFixture[str], conformance: Conformance, token: str | None = None
+    ) -> None:
         self.service = MemoryService()
-        self.server = test_utils.TestServer(create_app(self.service, HttpOptions(cluster_token=token)))
+        app = conformance.watch(create_app(self.service, HttpOptions(cluster_token=token)))
+        self.server = test_utils.TestServer(app)
         self._capsys = capsys
 
     async def ctl(self, *words: str) -> tuple[int, str, str]:
@@ -46,15 +50,15 @@ class System:
 
 
 @pytest.fixture
-async def system(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[System]:
-    system = System(capsys)
+async def system(capsys: pytest.CaptureFixture[str], conformance: Conformance) -> AsyncIterator[System]:
+    system = System(capsys, conformance)
     async with system.server:
         yield system
 
 
 @pytest.fixture
-async def guarded(capsys: pytest.CaptureFixture[str]) -> AsyncIterator[System]:
-    system = System(capsys, TOKEN)
+async def guarded(capsys: pytest.CaptureFixture[str], conformance: Conformance) -> AsyncIterator[System]:
+    system = System(capsys, conformance, TOKEN)
     async with system.server:
         yield system
 

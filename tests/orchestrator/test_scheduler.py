@@ -38,6 +38,25 @@ def test_a_job_goes_through_its_stages_and_every_output_is_released() -> None:
     assert not any(instance.life.outbox or instance.life.jobs for instance in bench.instances)
 
 
+def test_a_request_of_a_batch_counts_as_its_share_of_the_work() -> None:
+    bench = Bench()
+    encoder, denoiser = bench.join("encoder", capacity=4), bench.join("denoiser", capacity=4)
+    jobs = [bench.submit(name) for name in ("a", "b")]
+    for task in list(encoder.read()):
+        encoder.done(task)
+    for task in list(denoiser.read()):
+        denoiser.done(task, seconds=3.0, batch=2)
+    (stage,) = (
+        run.stage
+        for run in bench.scheduler.active["a"].execution.runs.values()
+        if run.stage.name == "denoise"
+    )
+    for job in jobs:
+        assert (job.attempts[1].compute, job.attempts[1].batch, job.attempts[0].batch) == (3.0, 2, 1)
+        estimate = bench.scheduler.costs.estimate(stage, job.model, job.generation, denoiser.life.url)
+        assert estimate == pytest.approx(1.5)
+
+
 async def test_first_come_first_served_at_every_stage() -> None:
     bench = Bench()
     encoder = bench.join("encoder", capacity=1)

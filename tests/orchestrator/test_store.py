@@ -47,7 +47,7 @@ MAYBE = st.none() | FLOAT
 ATTEMPTS = st.builds(
     Attempt,
     **dict.fromkeys(("stage", "url", "incarnation", "outcome", "reason", "engine", "task_id"), ANY_TEXT),
-    **dict.fromkeys(("number", "transfer_bytes"), UINT64),
+    **dict.fromkeys(("number", "transfer_bytes", "batch"), UINT64),
     **dict.fromkeys(("queued_at", "started_at", "waiting", "transfer", "compute", "saving"), FLOAT),
     **dict.fromkeys(("inputs_at", "ended_at"), MAYBE),
 )

@@ -72,7 +72,8 @@ HELLOS: list[tuple[Callable[[pb.Hello], object], str]] = [
     (lambda h: setattr(h.model.defaults, "prompt", "x" * 10**6), "Model.defaults.prompt"),
     (lambda h: setattr(h.model.defaults, "width", 0), "Model.defaults.width"),
     (lambda h: setattr(h.model.defaults, "fps", math.nan), "Model.defaults"),
-    (lambda h: setattr(h.model.defaults, "guidance_scale", math.inf), "Model.defaults"),
+    (lambda h: setattr(h.model.defaults, "guidance_scale", math.inf), "Model.defaults.guidance_scale"),
+    (lambda h: setattr(h.model.defaults, "flow_shift", math.nan), "Model.defaults.flow_shift"),
     (lambda h: setattr(h.model, "output", "sculpture"), "Model.output"),
     (lambda h: setattr(h.model, "min_images", 1), "Model.min_images"),
     (lambda h: setattr(h.model, "max_images", 17), "Model.min_images and max_images"),
@@ -107,6 +108,7 @@ BREACHES = [
     (pb.Event(done=pb.Done(task_id=TASK, slot=pb.Slot(arena="o", length=2**64 - 1))), "Slot.length"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(compute=math.nan))), "Timing.compute"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(waiting=-1))), "Timing.waiting"),
+    (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(batch=2**32 - 1))), "Timing.batch"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, timing=pb.Timing(saving=math.inf))), "Timing.saving"),
     (pb.Event(done=pb.Done(task_id=TASK, slot=SLOT, peak_memory_bytes=2**64 - 1)), "Done.peak_memory"),
     (pb.Event(failed=pb.Failed(task_id=TASK, reason=99)), "Failed.reason is 99"),  # type: ignore[arg-type]

@@ -24,6 +24,7 @@ from orchestrator.targets import TargetResolver, Targets
 from orchestrator.webhooks import WebhookOptions, Webhooks, load_webhook_secret
 from tests.certificates import private_file
 from tests.cluster import Cluster, finished, until
+from tests.orchestrator.http.conformance import Conformance
 from triptych_proto.control_pb2 import Generation
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -292,10 +293,13 @@ def test_the_secret(tmp_path: Path) -> None:
 # ---- with an orchestrator
 
 
-async def test_from_the_request_to_the_receiver(tmp_path: Path, receiver: Receiver) -> None:
+async def test_from_the_request_to_the_receiver(
+    tmp_path: Path, receiver: Receiver, conformance: Conformance
+) -> None:
     webhooks = options_for(receiver)
     async with Cluster(tmp_path, webhooks=webhooks) as cluster:
-        app = create_app(cluster.orchestrator, HttpOptions(webhook_targets=webhooks.targets))
+        options = HttpOptions(webhook_targets=webhooks.targets)
+        app = conformance.watch(create_app(cluster.orchestrator, options))
         async with test_utils.TestClient(test_utils.TestServer(app)) as api:
             response = await api.post("/v1/videos", data={"prompt": "a", "webhook_url": receiver.url})
             assert response.status == 200, await response.text()
@@ -305,7 +309,7 @@ async def test_from_the_request_to_the_receiver(tmp_path: Path, receiver: Receiv
             assert json.loads(receiver.received[0][1])["data"]["id"] == video["id"]
             refused = await api.post("/v1/videos", json={"prompt": "a", "webhook_url": "http://10.0.0.1/"})
             assert (refused.status, (await refused.json())["error"]["param"]) == (400, "webhook_url")
-        off = create_app(cluster.orchestrator, HttpOptions())
+        off = conformance.watch(create_app(cluster.orchestrator, HttpOptions()))
         async with test_utils.TestClient(test_utils.TestServer(off)) as api:
             refused = await api.post("/v1/videos", json={"prompt": "a", "webhook_url": receiver.url})
             assert (await refused.json())["error"]["code"] == "unsupported_field"

@@ -53,6 +53,7 @@ class Family:
     images: tuple[int, int] = (0, 0)  # reference images, at least and at most
     keeps_aspect: bool = False  # the output has the area of the request and the aspect of the reference image
     negative_prompt: bool = True
+    batches: bool = False  # requests of one shape may share a denoising loop: seen to give the same results
     options: frozenset[str] = frozenset()  # of Generation, beside those that blocks and configs tell
     float32: frozenset[str] = frozenset()  # components that are never loaded in less
     multiples: Callable[[Any], tuple[int, int]]  # spatial (of width and height), temporal (of num_frames - 1)
@@ -106,10 +107,13 @@ class ModularFamily(Family):
     embeddings: frozenset[str] = frozenset({"prompt_embeds", "negative_prompt_embeds"})
     # A block of the encoder that is cached whole, because it mixes prompt and negative prompt.
     cached_block: str = ""
+    # Inputs of the denoiser (1, tokens, ...) that can be made longer, with the masks (1, tokens) that tell.
+    padded: Mapping[str, str] = field(default_factory=dict)
     # Of what the decoder's blocks made, by name.
     listen: Callable[[Any, Mapping[str, Any]], Sound] | None = None
 
 
+Generators = list[torch.Generator]
 # Called at the end of each step with the pipeline, the step from 0, the timestep and the pipeline's tensors.
 StepEnd = Callable[[Any, int, Any, dict[str, Any]], dict[str, Any]]
 
@@ -122,7 +126,7 @@ class StandardFamily(Family):
     tokens: int  # of the longest prompt
     # Of a request, its reference images and a length in tokens: all that crosses to the denoiser.
     encode: Callable[[Any, Generation, Sequence[Image], int], dict[str, Value]]
-    # Of what crossed, with a generator: all that crosses to the decoder.
-    denoise: Callable[[Any, Generation, Mapping[str, Value], torch.Generator, StepEnd], dict[str, Value]]
+    # Of what crossed, with a generator for each lane: all that crosses to the decoder.
+    denoise: Callable[[Any, Generation, Mapping[str, Value], Generators, StepEnd], dict[str, Value]]
     # Names of all that crosses to the denoiser for a request, and whether it must.
     crossing: Callable[[Generation], Mapping[str, bool]]

@@ -39,6 +39,7 @@ FLUX = ModularFamily(
     ),
     output="image",
     images=(0, 1),
+    batches=True,
     negative_prompt=False,
     multiples=_multiples,
     encoded=_encoded,

@@ -43,12 +43,17 @@ QWEN_IMAGE = ModularFamily(
     ),
     output="image",
     images=(0, 1),
+    batches=True,
     options=frozenset({"true_cfg_scale"}),
     multiples=_multiples,
     encoded=_encoded,
     latents=_latents,
     texts={"text_encoder": (-1,)},
     guiders=_guiders,
+    padded={
+        "prompt_embeds": "prompt_embeds_mask",
+        "negative_prompt_embeds": "negative_prompt_embeds_mask",
+    },
 )
 
 FAMILIES = (QWEN_IMAGE,)

@@ -77,6 +77,7 @@ WAN = ModularFamily(
     defaults=ServingDefaults(
         width=832, height=480, num_frames=81, fps=16.0, num_inference_steps=50, guidance_scale=5.0
     ),
+    batches=True,
     float32=frozenset({"vae"}),
     multiples=_multiples,
     encoded=_embeddings,

@@ -10,7 +10,7 @@ import torch
 from PIL.Image import Image
 
 from services.model.base import Value
-from services.model.families.family import Extent, Spec, StandardFamily, StepEnd
+from services.model.families.family import Extent, Generators, Spec, StandardFamily, StepEnd
 from services.model.folder import ModelFolder, ServingDefaults
 from services.model.streaming import decode_wan
 from services.role import Role
@@ -88,7 +88,7 @@ def _denoise(
     pipeline: Any,
     generation: Generation,
     values: Mapping[str, Value],
-    generator: torch.Generator,
+    generators: Generators,
     step_end: StepEnd,
 ) -> dict[str, Value]:
     arguments = {
@@ -99,7 +99,7 @@ def _denoise(
         "num_frames": generation.num_frames,
         "num_inference_steps": generation.num_inference_steps,
         "guidance_scale": generation.guidance_scale,
-        "generator": generator,
+        "generator": generators,
         "output_type": "latent",
         "return_dict": False,
         "callback_on_step_end": step_end,
@@ -140,6 +140,7 @@ WAN_TI2V = StandardFamily(
         width=1280, height=704, num_frames=121, fps=24.0, num_inference_steps=50, guidance_scale=5.0
     ),
     images=(0, 1),
+    batches=True,
     options=frozenset({"max_sequence_length"}),
     float32=frozenset({"vae"}),
     multiples=_multiples,

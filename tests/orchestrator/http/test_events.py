@@ -184,8 +184,9 @@ async def test_a_client_that_does_not_read_is_cut_off(
     assert len(service.watchers) == 0
 
 
-async def test_a_server_that_stops_ends_its_streams(service: MemoryService) -> None:
+async def test_a_server_that_stops_ends_its_streams(service: MemoryService, conformance: Conformance) -> None:
     runner = create_runner(service, HttpOptions())
+    conformance.watch(runner.app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     host, port = runner.addresses[0]
@@ -222,12 +223,14 @@ async def test_with_roles(tmp_path: Path, conformance: Conformance) -> None:
             assert any(event["data"].get("step") for event in events)
 
 
-async def test_a_job_of_another_orchestrator(tmp_path: Path, postgres_url: str) -> None:
+async def test_a_job_of_another_orchestrator(
+    tmp_path: Path, postgres_url: str, conformance: Conformance
+) -> None:
     async with (
         Cluster(tmp_path / "a", database_url=postgres_url, name="a") as one,
         Cluster(tmp_path / "b", database_url=postgres_url, name="b") as other,
     ):
-        app = create_app(other.orchestrator, HttpOptions())
+        app = conformance.watch(create_app(other.orchestrator, HttpOptions()))
         async with test_utils.TestClient(test_utils.TestServer(app)) as api:
             job = await one.submit("a prompt")
             events = [event async for event in read(await open_stream(api, job))]

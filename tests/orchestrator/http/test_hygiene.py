@@ -16,6 +16,7 @@ from orchestrator.http.app import create_runner
 from orchestrator.http.events import STREAMS
 from orchestrator.http.options import HttpOptions
 from tests.cluster import until
+from tests.orchestrator.http.conformance import Conformance
 from tests.orchestrator.http.service import MemoryService
 
 CLIENTS = 8
@@ -36,11 +37,16 @@ def options() -> HttpOptions:
 
 @pytest.fixture
 async def runner(
-    service: MemoryService, options: HttpOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: MemoryService,
+    options: HttpOptions,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    conformance: Conformance,
 ) -> AsyncIterator[web.AppRunner]:
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     runner = create_runner(service, options)
+    conformance.watch(runner.app)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     yield runner

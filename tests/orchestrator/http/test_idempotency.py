@@ -13,6 +13,7 @@ from aiohttp import FormData, test_utils
 from orchestrator.http.app import create_app
 from orchestrator.http.options import HttpOptions
 from tests.cluster import Cluster, finished
+from tests.orchestrator.http.conformance import Conformance
 from tests.orchestrator.http.service import MemoryService
 
 KEY = {"Idempotency-Key": "8e03978e-40d5-43e8-bc93-6894a57f9324"}
@@ -80,15 +81,15 @@ async def test_keys_are_bounded(api: test_utils.TestClient, service: MemoryServi
 
 
 @asynccontextmanager
-async def serve(cluster: Cluster) -> AsyncIterator[test_utils.TestClient]:
-    app = create_app(cluster.orchestrator, HttpOptions())
+async def serve(cluster: Cluster, conformance: Conformance) -> AsyncIterator[test_utils.TestClient]:
+    app = conformance.watch(create_app(cluster.orchestrator, HttpOptions()))
     async with test_utils.TestClient(test_utils.TestServer(app)) as client:
         yield client
 
 
-async def test_at_once_and_after_a_restart(tmp_path: Path) -> None:
+async def test_at_once_and_after_a_restart(tmp_path: Path, conformance: Conformance) -> None:
     async with Cluster(tmp_path) as cluster:
-        async with serve(cluster) as api:
+        async with serve(cluster, conformance) as api:
             answers = await asyncio.gather(*(create(api, f"k{n % 2}") for n in range(20)))
             assert {status for status, _ in answers} == {200}
             first, second = {job_id for _, job_id in answers[::2]}, {job_id for _, job_id in answers[1::2]}
@@ -96,7 +97,7 @@ async def test_at_once_and_after_a_restart(tmp_path: Path) -> None:
             await finished(*cluster.orchestrator._jobs.values())
         await cluster.orchestrator.close()
         await cluster.start_orchestrator()
-        async with serve(cluster) as api:
+        async with serve(cluster, conformance) as api:
             assert await create(api, "k0") == (200, *first)
             assert await create(api, "k0", seed=1) == (409, "idempotency_key_reused")
             assert len(cluster.orchestrator._jobs) == 2
@@ -106,12 +107,14 @@ async def test_at_once_and_after_a_restart(tmp_path: Path) -> None:
         await cluster.slots_back()
 
 
-async def test_two_orchestrators_on_one_database(tmp_path: Path, postgres_url: str) -> None:
+async def test_two_orchestrators_on_one_database(
+    tmp_path: Path, postgres_url: str, conformance: Conformance
+) -> None:
     async with (
         Cluster(tmp_path / "a", database_url=postgres_url, name="a") as one,
         Cluster(tmp_path / "b", database_url=postgres_url, name="b") as other,
-        serve(one) as api_one,
-        serve(other) as api_other,
+        serve(one, conformance) as api_one,
+        serve(other, conformance) as api_other,
     ):
         answers = await asyncio.gather(*(create(api, "k") for api in (api_one, api_other) for _ in range(5)))
         assert len(set(answers)) == 1

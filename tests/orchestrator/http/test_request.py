@@ -217,6 +217,25 @@ def test_options_that_a_model_has() -> None:
     assert not any(made.generation.HasField(name) for name in OPTIONS)  # type: ignore[arg-type]
 
 
+def test_defaults_of_options() -> None:
+    model = Model()
+    model.CopyFrom(MODEL)
+    model.MergeFrom(Model(options=list(OPTIONS), max_images=1, defaults=Generation(**OPTIONS)))  # type: ignore[arg-type]
+
+    def made(**values: Any) -> Generation:
+        return parse_request({"prompt": "a", **values}, [model], max_prompt_chars=9, max_timeout=9).generation
+
+    def options(generation: Generation) -> dict[str, Any]:
+        return {name: getattr(generation, name) for name in OPTIONS if generation.HasField(name)}  # type: ignore[arg-type]
+
+    assert options(made(input_reference=(b"image",))) == OPTIONS
+    assert options(made(flow_shift=2.0)) == {
+        name: value for name, value in {**OPTIONS, "flow_shift": 2.0}.items() if name != "strength"
+    }
+    model.options.remove("max_sequence_length")  # its default is of no use then
+    assert "max_sequence_length" not in options(made())
+
+
 @pytest.mark.parametrize("name", sorted(OPTIONS))
 def test_options_that_it_has_not(name: str) -> None:
     error = refuse(prompt="a", **{name: OPTIONS[name]})

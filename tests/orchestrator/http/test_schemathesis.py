@@ -7,6 +7,7 @@ which it must take. Schemas leave open what depends on the model, so for that th
 from __future__ import annotations
 
 import asyncio
+import base64
 import importlib.util
 import json
 import os
@@ -21,10 +22,13 @@ import numpy as np
 import pytest
 from aiohttp import web
 
+from orchestrator.http import video_fields
 from orchestrator.http.api_keys import ApiKeys
 from orchestrator.http.app import create_runner
 from orchestrator.http.openapi import document, operations
 from orchestrator.http.options import HttpOptions
+from orchestrator.http.references import NAMES
+from orchestrator.http.request import makes_images
 from orchestrator.http.service import VideoService
 from orchestrator.jobs import Job
 from orchestrator.targets import Targets
@@ -32,13 +36,16 @@ from services.media.video import VideoWriter
 from tests.cluster import Cluster
 from tests.orchestrator.http.conformance import DOCUMENT, Conformance
 from tests.orchestrator.http.service import MODEL, MemoryService
-from triptych_proto.control_pb2 import Model
+from tests.reference_images import BLUE, png
+from triptych_proto.control_pb2 import Generation, Model
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("schemathesis") is None, reason="schemathesis needs Python 3.11"
 )
 
 TOKEN = "t" * 20
+IMAGE = "data:image/png;base64," + base64.b64encode(png(BLUE)).decode()
+OPTIONS_OF_MODELS = [field.name for field in video_fields.OPTIONS]
 KEY = {"$ref": "#/components/parameters/IdempotencyKey"}
 HOOK = "https://hooks.example/videos"
 OPTIONS = HttpOptions(
@@ -56,15 +63,34 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "3xx", 401, 404, 416
 UNSERVED = {("post", f"/v1/videos/{word}") for word in ("edits", "extensions", "characters")}
 
 
+def made_from(model: Model, **facts: Any) -> Model:
+    made = Model(options=OPTIONS_OF_MODELS, max_images=1)
+    made.MergeFrom(model)
+    made.MergeFrom(Model(**facts))
+    return made
+
+
+VIDEOS = made_from(MODEL, formats=["mp4", "webm"])
+IMAGES = made_from(
+    MODEL, output="image", formats=["jpeg", "webp"], max_frames=1, defaults=Generation(num_frames=1)
+)
+
+
 class PromptService(MemoryService):
-    """Every video is there at once."""
+    """Every video or image is there at once."""
 
     video = b""
+
+    def __init__(self, previews: Path, model: Model = VIDEOS) -> None:
+        super().__init__(previews)
+        self.served = [model]
 
     async def submit(self, *args: Any, **fields: Any) -> Job:
         job = await super().submit(*args, **fields)
         if not job.status.final:
             self.complete(job, self.video)
+            if job.file is not None and makes_images(self.served[0]):
+                job.file.content_type = "image/jpeg"
         return job
 
 
@@ -101,26 +127,45 @@ def narrowed(document: dict[str, Any], model: Model) -> dict[str, Any]:
     prompt = {"type": "string", "pattern": "^[ -~]{0,20}[!-~][ -~]{0,20}$"}
     ends = {"webhook_url": {"enum": [HOOK]}, "timeout": {"type": "number", "minimum": 1, "maximum": 60}}
     schemas = document["components"]["schemas"]
-    schemas["VideoRequest"]["properties"] |= {
+    common = {
         "prompt": prompt,
         "negative_prompt": prompt,
         "model": {"enum": [model.name]},
         "size": {"enum": [f"{defaults.width}x{defaults.height}"]},
+        "num_inference_steps": {"type": "integer", "minimum": 1, "maximum": min(model.max_steps, 4)},
+        **ends,
+    }
+    schemas["VideoRequest"]["properties"] |= {
+        **common,
         "width": {"enum": [defaults.width]},
         "height": {"enum": [defaults.height]},
         "num_frames": {"enum": [defaults.num_frames]},
         "fps": {"enum": [defaults.fps]},
         "seconds": {"enum": [defaults.num_frames / defaults.fps]},
-        "num_inference_steps": {"type": "integer", "minimum": 1, "maximum": min(model.max_steps, 4)},
-        **ends,
     }
+    only_images = {
+        "n": {"type": "integer", "minimum": 1, "maximum": 2},
+        "background": {"enum": ["auto", "opaque"]},
+        "stream": {"enum": [False, "false"]},
+        "partial_images": {"enum": [0, "0"]},
+    }
+    for name in ("ImageRequest", "ImageEditRequest"):
+        schemas[name]["properties"] |= {**common, **only_images}
+        del schemas[name]["properties"]["webhook_url"]
+    for name, image in (
+        ("VideoRequest", "input_reference"),
+        ("ImageRequest", ""),
+        ("ImageEditRequest", "image"),
+    ):
+        narrow_what_models_have(schemas[name], image, model)
     schemas["RemixRequest"]["properties"] |= {"prompt": prompt, **ends}
     for name in ("Announcement", "DrainRequest"):
         schemas[name]["properties"]["url"] = {"enum": ["grpc://127.0.0.1:1"]}
     (after,) = [one for one in document["paths"]["/v1/videos"]["get"]["parameters"] if one["name"] == "after"]
     document["paths"]["/v1/videos"]["get"]["parameters"].remove(after)  # an id; those of links are enough
-    for path in ("/v1/images/generations", "/v1/images/edits"):
-        del document["paths"][path]  # no model here makes images
+    for path in list(document["paths"]):
+        if path.startswith("/v1/images/") != makes_images(model):
+            del document["paths"][path]
     for _, _, operation in operations(document):
         for response in operation["responses"].values():
             response.get("links", {}).pop("listAfter", None)
@@ -128,6 +173,28 @@ def narrowed(document: dict[str, Any], model: Model) -> dict[str, Any]:
         if KEY in parameters:  # that two requests have one is not what is asked here
             parameters.remove(KEY)
     return document
+
+
+def narrow_what_models_have(schema: dict[str, Any], image: str, model: Model) -> None:
+    """``image`` is the one field for reference images that is sent, and always; empty: there is none."""
+    fields, required = schema["properties"], ["prompt"]
+    unwanted = {name for name in fields if name in NAMES or name.endswith("[]")}
+    unwanted |= set(OPTIONS_OF_MODELS) - set(model.options)
+    if image and model.max_images:
+        fields[image] = {"enum": [IMAGE]}
+        required, unwanted = ["prompt", image], unwanted - {image}
+    else:
+        unwanted.add("strength")
+    if model.formats:
+        fields["output_format"] = {"enum": list(model.formats)}
+    else:
+        unwanted.add("output_format")
+    if not makes_images(model):
+        unwanted.add("output_compression")
+    schema.update(
+        required=required, properties={name: field for name, field in fields.items() if name not in unwanted}
+    )
+    schema.pop("anyOf", None)
 
 
 @asynccontextmanager
@@ -188,10 +255,19 @@ async def test_what_is_not_allowed(tmp_path: Path, conformance: Conformance) -> 
 
 async def test_what_is_allowed(tmp_path: Path, conformance: Conformance) -> None:
     service = prepared(PromptService(tmp_path / "previews"), tmp_path)
-    allowed = narrowed(described(), MODEL)
+    allowed = narrowed(described(), VIDEOS)
     async with serving(service, conformance) as url:
         await schemathesis(tmp_path, allowed, url, "--mode", "positive", "--max-examples", "4")
     assert taken(conformance) == {(method, path) for method, path, _ in operations(allowed)} - UNSERVED
+
+
+async def test_images_that_are_allowed(tmp_path: Path, conformance: Conformance) -> None:
+    service = PromptService(tmp_path / "previews", IMAGES)
+    allowed = narrowed(described(), IMAGES)
+    async with serving(service, conformance) as url:
+        options = ("--phases", "coverage,fuzzing", "--max-examples", "4")
+        await schemathesis(tmp_path, allowed, url, "--mode", "positive", *options)
+    assert taken(conformance) == {(method, path) for method, path, _ in operations(allowed)}
 
 
 async def test_with_roles(tmp_path: Path, conformance: Conformance) -> None:

@@ -53,6 +53,30 @@ async def test_the_reply_is_the_video(api: test_utils.TestClient, service: Memor
     assert list(service.table) == [job.id], "it can be downloaded again"
 
 
+@pytest.mark.parametrize("local", [False, True])
+async def test_it_is_whole_whatever_is_said(
+    api: test_utils.TestClient, service: MemoryService, tmp_path: Path, local: bool
+) -> None:
+    """Ranges and conditions are for GET."""
+    if local:
+        service.path = tmp_path / "video"
+        service.path.write_bytes(b"video")
+    past = "Thu, 01 Jan 1970 00:00:00 GMT"
+    for headers in (
+        {"Range": "bytes=1-2"},
+        {"Range": "bytes=9-"},
+        {"If-None-Match": "*"},
+        {"If-Match": '"other"'},
+        {"If-Unmodified-Since": past},
+        {"If-Modified-Since": "Thu, 01 Jan 2099 00:00:00 GMT"},
+    ):
+        asking = asyncio.ensure_future(api.post(URL, json={"prompt": "a"}, headers=headers))
+        service.complete(await submitted(service), b"video")
+        response = await asking
+        assert (response.status, await response.read()) == (200, b"video"), headers
+        service.table.clear()
+
+
 async def test_a_job_that_fails(api: test_utils.TestClient, service: MemoryService) -> None:
     for code, status in (("stage_failed", 422), ("timeout", 504)):
         asking = asyncio.ensure_future(api.post(URL, json={"prompt": "a"}))
@@ -82,9 +106,10 @@ async def test_a_bad_request_is_refused_at_once(api: test_utils.TestClient, serv
 
 
 @pytest.fixture
-async def server(service: MemoryService) -> AsyncIterator[str]:
+async def server(service: MemoryService, conformance: Conformance) -> AsyncIterator[str]:
     """As in production: unlike the test server of aiohttp it cancels no handler of a client that left."""
     runner = create_runner(service, HttpOptions())
+    conformance.watch(runner.app)
     await runner.setup()
     port = test_utils.unused_port()
     await web.TCPSite(runner, "127.0.0.1", port).start()

@@ -152,6 +152,7 @@ async def test_the_timeline(api: test_utils.TestClient, service: MemoryService) 
         "transfer_bytes": 0,
         "engine": "zmq",
         "compute_seconds": 1.0,
+        "batch": 1,
         "save_seconds": 0.25,
     }
     assert (await api.get("/v1/videos/none/timeline")).status == 404
