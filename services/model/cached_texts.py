@@ -11,8 +11,8 @@ from diffusers.modular_pipelines import PipelineState
 
 from services.model.embedding_cache import EmbeddingCache, key_of
 
-# What blocks read of an encoder's output: the field of this name, or this one of its ``hidden_states``.
-Part = str | int
+# What blocks read of an encoder's output: the field of this name, or these of its ``hidden_states``.
+Part = str | tuple[int, ...]
 
 
 def cache_outputs(
@@ -48,7 +48,8 @@ def _read(output: Any, part: Part) -> dict[str, Any]:
     if isinstance(part, str):
         return {part: output[part]}
     states = [None] * len(output.hidden_states)
-    states[part] = output.hidden_states[part]
+    for layer in part:
+        states[layer] = output.hidden_states[layer]
     return {"hidden_states": tuple(states)}
 
 

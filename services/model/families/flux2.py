@@ -54,6 +54,7 @@ FLUX2_KLEIN_BASE = ModularFamily(
     multiples=_multiples,
     encoded=_encoded,
     latents=_latents,
+    texts={"text_encoder": (9, 18, 27)},
     guiders=classifier_free,
 )
 FLUX2_KLEIN = replace(

@@ -71,6 +71,7 @@ HUNYUAN_VIDEO_15 = ModularFamily(
     multiples=_multiples,
     encoded=_texts,
     latents=_latents,
+    texts={"text_encoder": (-3,), "text_encoder_2": "last_hidden_state"},
     guiders=classifier_free_at_last,
 )
 HUNYUAN_VIDEO_15_I2V = replace(

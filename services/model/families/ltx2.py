@@ -128,6 +128,7 @@ LTX_2 = ModularFamily(
     multiples=_multiples,
     encoded=_encoded,
     latents=_latents,
+    cached_block="text_encoder",  # with its connectors; the hidden states that go into them are too large
     guiders=_guiders(29),
     listen=_listen,
 )

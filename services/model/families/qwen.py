@@ -48,7 +48,7 @@ QWEN_IMAGE = ModularFamily(
     multiples=_multiples,
     encoded=_encoded,
     latents=_latents,
-    texts={"text_encoder": -1},
+    texts={"text_encoder": (-1,)},
     guiders=_guiders,
     padded={
         "prompt_embeds": "prompt_embeds_mask",

@@ -51,6 +51,7 @@ Z_IMAGE = ModularFamily(
     multiples=_multiples,
     encoded=_encoded,
     latents=_latents,
+    texts={"text_encoder": (-2,)},
     guiders=_guiders,
 )
 Z_IMAGE_TURBO = replace(
