@@ -88,8 +88,8 @@ def test_waiting_for_the_file(system: Servers, tmp_path: Path) -> None:
 
 def test_errors_are_json(system: Servers, tmp_path: Path) -> None:
     picture, large, url = tmp_path / "first.png", tmp_path / "large.txt", f"{system.url}/v1/videos"
-    picture.write_bytes(b"\x89PNG\r\n\x1a\n")
-    large.write_bytes(b"a" * (2 << 20))
+    picture.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(4))
+    large.write_bytes(b"a" * (33 << 20))
     for words, status, code in (
         ([url, "-F", "prompt=a", "-F", f"input_reference=@{picture}"], 400, "unsupported_field"),
         ([url, "-F", "prompt=a", "-F", "colour=red"], 400, "unknown_field"),

@@ -19,7 +19,7 @@ globalThis.File ??= File;
 globalThis.crypto ??= webcrypto;
 
 const system = JSON.parse(process.env.TRIPTYCH_TEST_SERVERS);
-const PNG = Buffer.from("89504e470d0a1a0a", "hex");
+const PNG = Buffer.from("89504e470d0a1a0a00000000", "hex");
 const MAGIC = { video: "ftyp", thumbnail: "WEBP", spritesheet: "\xff\xd8\xff" }; // in the first 16 bytes
 
 function clientOf(url, apiKey = "none", options = {}) {
@@ -181,7 +181,9 @@ test("images are refused by a model of videos", async () => {
   const image = await toFile(PNG, "a.png", { type: "image/png" });
   await assert.rejects(client.images.generate({ prompt: "a", size: "1024x1024", n: 1 }), refused);
   await assert.rejects(client.images.edit({ prompt: "a", image }), refused);
-  await assert.rejects(client.images.edit({ prompt: "a", image: [image, image], mask: image }), refused);
+  await assert.rejects(client.images.edit({ prompt: "a", image: [image, image] }), refused);
+  const masked = isError(OpenAI.BadRequestError, { code: "unsupported_field", param: "mask" });
+  await assert.rejects(client.images.edit({ prompt: "a", image, mask: image }), masked);
 });
 
 test("models", async () => {

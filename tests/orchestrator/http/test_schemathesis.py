@@ -285,7 +285,6 @@ async def test_with_roles(tmp_path: Path, conformance: Conformance) -> None:
         ("get", "/v1/videos"),
         ("get", "/v1/videos/{id}"),
         ("get", "/v1/videos/{id}/content"),
-        ("get", "/v1/videos/{id}/events"),
         ("post", "/v1/videos/{id}/remix"),
         ("delete", "/v1/videos/{id}"),
     }
