@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import OrderedDict, deque
@@ -23,7 +22,7 @@ MAX_KEYS = 1024  # whose batches were too large, of which that is remembered
 Outcome: TypeAlias = "Product | BaseException"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _Place:
     """A task in the queue, then at work."""
 
@@ -61,7 +60,7 @@ class Turns:
             return await place.outcome
         finally:
             task.interruptible = True
-            with contextlib.suppress(ValueError):  # cancelled while it waited
+            if place in self._waiting:  # cancelled while it waited
                 self._waiting.remove(place)
 
     def shutdown(self) -> None:
