@@ -9,11 +9,12 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from orchestrator.background import Background
 from orchestrator.catalog import Catalog
 from orchestrator.credentials import Credentials
 from orchestrator.finished_files import FinishedFiles
@@ -110,7 +111,7 @@ class Orchestrator:
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finish_times: deque[float] = deque(maxlen=32)  # monotonic
         self._unrecorded: set[str] = set()  # finished, and not yet written so
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._webhooks = None if options.webhooks is None else Webhooks(options.webhooks, self._told)
         self.outputs = Outputs(options.remote_outputs, options.redirect_seconds)
         self.files = FinishedFiles(
@@ -140,28 +141,24 @@ class Orchestrator:
             if job.status.final and (job.owner == self._options.name or not self._store.shared):
                 self._tell(job)  # an earlier life has not got through
         if unfinished:
-            self._spawn(self._go_on())
-        self._spawn(self._lag.run())
-        self._spawn(self._keep_ownership())
-        self._spawn(self._expire())
-        self._spawn(self._tidy())
-        self._spawn(self.outputs.keep_removing())
+            self._background.spawn(self._go_on())
+        self._background.spawn(self._lag.run())
+        self._background.spawn(self._keep_ownership())
+        self._background.spawn(self._expire())
+        self._background.spawn(self._tidy())
+        self._background.spawn(self.outputs.keep_removing())
         if self._sweep_orphans is not None:
-            self._spawn(self._sweep_orphans.run())
+            self._background.spawn(self._sweep_orphans.run())
         if self._store.shared:
-            self._spawn(self._review_orphans())
+            self._background.spawn(self._review_orphans())
         if self._options.retention_seconds is not None:
-            self._spawn(self._sweep(self._options.retention_seconds))
+            self._background.spawn(self._sweep(self._options.retention_seconds))
 
     async def close(self) -> None:
         self.scheduler.active.clear()  # roles go on with what they have, for the next life to adopt
         await self.membership.close()
-        saving = [task for task in self._background if task.get_name() == "save"]
-        if saving:  # finished jobs are worth a moment
-            await asyncio.wait(saving, timeout=SAVE_RETRY_SECONDS)
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._background.finish("save", SAVE_RETRY_SECONDS)  # finished jobs are worth a moment
+        await self._background.close()
         if self._webhooks is not None:
             await self._webhooks.close()
         await self.files.close()
@@ -305,7 +302,7 @@ class Orchestrator:
 
     def joined(self, life: Life, hello: pb.Hello) -> None:
         self.scheduler.joined(life, hello)
-        self._spawn(self.files.decoder_is_back(life.url))
+        self._background.spawn(self.files.decoder_is_back(life.url))
 
     def left(self, life: Life) -> None:
         self.scheduler.left(life)
@@ -317,7 +314,7 @@ class Orchestrator:
             self.scheduler.received(life, pb.Event(failed=failed))
             raise ContractBroken(refusal)
         if event.done.file.hand_over and self.scheduler.runs(life, event.done.task_id):
-            self._spawn(self._take_copy(life, event, self.peers[life.url]))
+            self._background.spawn(self._take_copy(life, event, self.peers[life.url]))
         else:
             self.scheduler.received(life, event)
 
@@ -366,7 +363,7 @@ class Orchestrator:
     def _finished(self, job: Job) -> None:
         self._finish_times.append(time.monotonic())
         self._unrecorded.add(job.id)
-        self._spawn(self._save(job), "save")
+        self._background.spawn(self._save(job), "save")
         self._watchers.notify(job.id)
 
     async def _save(self, job: Job) -> None:
@@ -469,13 +466,3 @@ class Orchestrator:
                     log.info("%d jobs were kept for %.0f s and are gone", len(jobs), retention)
                     continue
             await asyncio.sleep(min(SWEEP_SECONDS, max(retention / 4, 1.0)))
-
-    def _spawn(self, work: Coroutine[None, None, None], name: str | None = None) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a background task failed", exc_info=task.exception())
