@@ -86,8 +86,8 @@ def build(folder: Path, device: torch.device, dtype: torch.dtype) -> Path:
         vae = randomised(AutoencoderKLWan())  # always in float32
     WanPipeline(
         tokenizer=t5_tokenizer(),
-        text_encoder=text_encoder.to(dtype),
-        transformer=transformer.to(dtype),
+        text_encoder=text_encoder,
+        transformer=transformer,
         vae=vae,
         scheduler=UniPCMultistepScheduler(
             prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0
