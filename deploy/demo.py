@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=str(DEMO_MODEL),
         metavar="DIR",
-        help="a diffusers model folder (default: the demo model, which draws a red, green, blue, yellow or white"
+        help="a diffusers model folder (default: the demo model; it draws a red, green, blue, yellow or white"
         " circle, square or triangle that moves left, right, up, down or not, on dark or light ground)",
     )
     parser.add_argument(

@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model",
         default=str(DEMO_MODEL),
         metavar="DIR",
-        help="a diffusers model folder, or the id of one on a hub (default: the demo model: see docs/demo-model.md)",
+        help="a diffusers model folder, or the id of one on a hub (default: the demo model, see"
+        " docs/demo-model.md)",
     )
     for role in ROLES:
         text = f"number of {role}s (default: %(default)s)"

@@ -17,6 +17,8 @@ from deploy.training import candidates, denoiser, evaluation, folder, vae, words
 from deploy.training.budget import Budget
 from deploy.training.log import Log
 
+STAGES = {"vae": (110.0, 16), "denoiser": (130.0, 128)}  # seconds, clips a step
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m deploy.training", description=__doc__)
@@ -32,7 +34,8 @@ def main() -> None:
     )
     parser.add_argument("--vae", type=Path, metavar="DIR", help="a trained one, to train none")
     for stage, seconds, batch in (("vae", 90.0, 8), ("denoiser", 130.0, 128)):
-        parser.add_argument(f"--{stage}-seconds", type=float, default=seconds, help="(default: %(default)s)")
+        text = f"(default: {seconds:g}; without limit if steps are given)"
+        parser.add_argument(f"--{stage}-seconds", type=float, help=text)
         parser.add_argument(f"--{stage}-steps", type=int, help="(default: as many as the seconds allow)")
         parser.add_argument(f"--{stage}-batch", type=int, default=batch, help="(default: %(default)s)")
     parser.add_argument(
@@ -45,6 +48,9 @@ def main() -> None:
         help="unseen ones that the model is judged by (default: %(default)s)",
     )
     args = parser.parse_args()
+    for name, (seconds, _) in STAGES.items():
+        if getattr(args, f"{name}_steps") is None and getattr(args, f"{name}_seconds") is None:
+            setattr(args, f"{name}_seconds", seconds)
     args.out.mkdir(parents=True, exist_ok=True)
     log = Log(args.out / candidates.METRICS)
     with tempfile.TemporaryDirectory(prefix="demo-model-") as scratch:
@@ -81,7 +87,7 @@ def _make(args: argparse.Namespace, scratch: Path, log: Log) -> None:
     budget = Budget(args.denoiser_steps, args.denoiser_seconds)
     trainee.train(stored, captions, args.denoiser_batch, budget, log)
     trainee.finish()
-    model = scratch / "model"
+    model = args.out / "model"
     folder.save(model, coder, trainee.text_encoder, trainee.transformer, tokenizer)
     folder.pack(model, args.out / "model.tar")
     log("model", bytes=(args.out / "model.tar").stat().st_size, steps=budget.done, seconds=clock.seconds)

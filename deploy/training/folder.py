@@ -17,7 +17,7 @@ DEFAULTS = {
     "height": scenes.SIZE,
     "num_frames": scenes.FRAMES,
     "fps": scenes.FPS,
-    "num_inference_steps": 8,
+    "num_inference_steps": 10,
     "guidance_scale": 2.0,
 }
 
