@@ -17,7 +17,7 @@ from deploy.training import candidates, denoiser, evaluation, folder, vae, words
 from deploy.training.budget import Budget
 from deploy.training.log import Log
 
-STAGES = {"vae": (110.0, 16), "denoiser": (130.0, 128)}  # seconds, clips a step
+STAGES = {"vae": (110.0, 8), "denoiser": (130.0, 128)}  # seconds, clips a step
 
 
 def main() -> None:
