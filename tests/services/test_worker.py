@@ -194,7 +194,7 @@ async def test_failures_are_told_apart(bench: Bench, prompt: str, reason: int) -
 
 @pytest.mark.parametrize("prompt", ["", "invalid", "disk full", "broken", "out of memory"])
 async def test_tensors_of_a_run_go_with_it_however_it_ends(bench: Bench, prompt: str) -> None:
-    """They may lie on a device, of whose memory Python's collector knows nothing: it is not to be waited for."""
+    """They may lie on a device, of whose memory Python's collector knows nothing: it may come late."""
     gc.disable()
     try:
         bench.run("t", prompt)

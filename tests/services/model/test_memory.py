@@ -23,8 +23,8 @@ SMALL_BYTES = 4096  # what is less may stay: a scheduler's timesteps
 
 
 class LimitedMemory(TorchDispatchMode):
-    """A device, played by the CPU, on which the allocation after ``room`` of them fails: of real numbers, since
-    a tokenizer's are on the CPU anyway.
+    """A device, played by the CPU, on which the allocation after ``room`` of them fails. Real numbers alone
+    count: a tokenizer's are on the CPU anyway.
     """
 
     def __init__(self, room: int | None = None) -> None:
