@@ -128,8 +128,8 @@ def measure(folder: Path, work: Work, device: torch.device, dtype: str) -> Itera
 
 
 def _round_likewise(standard: Standard, dtype: torch.dtype) -> None:
-    """The modular pipeline rounds in other places: timesteps go to the transformer in its dtype, and noise goes
-    to the scheduler in float32.
+    """The modular pipeline rounds in other places: timesteps go to the transformer in its dtype, and what
+    that makes of them goes to the scheduler in float32.
     """
     scheduler = standard.pipeline.scheduler
     step = scheduler.step

@@ -40,8 +40,8 @@ class Modular:
     def frames(self, fields: Mapping[str, Any]) -> np.ndarray:
         guider = ClassifierFreeGuidance(guidance_scale=fields["guidance_scale"])
         self.pipeline.update_components(guider=guider)
-        videos: np.ndarray = self.pipeline(**_arguments(fields), output="videos")
-        return videos[0]
+        frames: np.ndarray = self.pipeline(**_arguments(fields), output="videos")[0]
+        return frames
 
 
 class Standard:

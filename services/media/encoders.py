@@ -94,7 +94,7 @@ def problem(encoder: VideoEncoder) -> str:
         with logs.Capture() as said:  # its errors are a number: what it logs says what is missing
             return _try(encoder)
     except FFmpegError as error:
-        return "; ".join(line.strip() for _, _, line in said) or error.strerror
+        return "; ".join(line.strip() for _, _, line in said) or str(error)
     except ValueError as error:  # a libav without this codec
         return str(error)
     finally:
