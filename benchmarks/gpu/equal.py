@@ -75,7 +75,9 @@ class Trace:
         assert [(kind, call) for kind, call, _ in self.made] == [(kind, call) for kind, call, _ in other.made]
         first, largest = None, dict.fromkeys(KINDS, 0.0)
         for (kind, call, mine), (_, _, theirs) in zip(self.made, other.made, strict=True):
-            if torch.equal(mine.double(), theirs.double()):
+            if mine.dtype != theirs.dtype:  # torch.equal would round one to the other
+                mine, theirs = mine.double(), theirs.double()
+            if torch.equal(mine, theirs):
                 continue
             if first is None:
                 step = (call - 1) // calls_per_step + 1
@@ -128,8 +130,8 @@ def measure(folder: Path, work: Work, device: torch.device, dtype: str) -> Itera
 
 
 def _round_likewise(standard: Standard, dtype: torch.dtype) -> None:
-    """The modular pipeline rounds in other places: timesteps go to the transformer in its dtype, and what
-    that makes of them goes to the scheduler in float32.
+    """The modular pipeline rounds in other places: timesteps reach the transformer in its dtype, and its
+    noise the scheduler in float32.
     """
     scheduler = standard.pipeline.scheduler
     step = scheduler.step

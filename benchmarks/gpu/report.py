@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
-from benchmarks.gpu.equal import KINDS
+from benchmarks.gpu.equal import KINDS, MODULAR
 from benchmarks.gpu.fused import PIPELINES
 from benchmarks.gpu.model import Work
 from benchmarks.table import markdown, number
@@ -85,8 +85,13 @@ def _equal(records: Sequence[Mapping[str, Any]]) -> str:
         for record in records
         if record["part"] == "equal"
     ]
-    heading = ("against the roles", "first difference", *KINDS)
-    return markdown(heading, rows) if rows else ""
+    if not rows:
+        return ""
+    lines = [markdown(("against the roles", "first difference", *KINDS), rows)]
+    split = [r for r in records if r["part"] == "split"]
+    if modular := [r for r in records if r["part"] == "equal" and r["way"] == MODULAR and split]:
+        lines.append(f"the split over HTTP against {MODULAR} there: {_same(split, modular)}")
+    return "\n\n".join(lines)
 
 
 def _memory(records: Sequence[Mapping[str, Any]]) -> str:
