@@ -11,7 +11,7 @@ import matplotlib
 
 matplotlib.use("svg")  # no display is needed
 
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
 INCHES = (9.0, 3.8)
