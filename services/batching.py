@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import OrderedDict, deque
@@ -61,7 +60,7 @@ class Turns:
             return await place.outcome
         finally:
             task.interruptible = True
-            with contextlib.suppress(ValueError):  # cancelled while it waited
+            if place in self._waiting:  # cancelled while it waited
                 self._waiting.remove(place)
 
     def shutdown(self) -> None:
