@@ -1,5 +1,5 @@
 # make demo   set up, generate a video from a prompt through four processes, check that it plays
-# make test   set up, run all tests
+# make test   set up, run all tests, two files at a time (WORKERS=0: one after the other, in one process)
 # make clients  set up the clients of other makers that are tested, each in its own environment (1.3 GB);
 #             tests of a client that is not there are skipped. Needs npm
 # make clients-long  every command of AIPerf's tutorial, some minutes
@@ -21,6 +21,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PIP_ARGS ?=
 BIN := $(VENV)/bin
+WORKERS ?= 2
 PROMPT ?= a red circle moving right
 CLIENTS := .clients
 NODE := tests/clients/node
@@ -70,7 +71,7 @@ $(PEERS)/%/installed: benchmarks/peers/%.txt
 peers: $(PEERS)/ray-serve/installed $(PEERS)/mosec/installed
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 $(CLIENTS)/%/installed: tests/clients/%.txt
 	$(PYTHON) -m venv --clear $(CLIENTS)/$*

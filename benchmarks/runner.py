@@ -95,7 +95,16 @@ def _measure(row: Row, effort: Effort) -> Report:
 
 
 def _write(lines: TextIO, record: dict[str, Any]) -> None:
-    print(json.dumps(record), file=lines, flush=True)
+    print(json.dumps(_short(record)), file=lines, flush=True)
+
+
+def _short(value: Any) -> Any:
+    """The same with six digits that count: no clock here is better, and the lines are kept."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, Mapping):
+        return {key: _short(item) for key, item in value.items()}
+    return [_short(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def _parser(topic: Topic) -> argparse.ArgumentParser:

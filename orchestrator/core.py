@@ -9,17 +9,15 @@ import math
 import secrets
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-import grpc
-
-from orchestrator.call_errors import reason
+from orchestrator.background import Background
 from orchestrator.catalog import Catalog
-from orchestrator.copies import Copies
 from orchestrator.credentials import Credentials
+from orchestrator.finished_files import FinishedFiles
 from orchestrator.graph import GENERATION
 from orchestrator.http.errors import ApiError
 from orchestrator.jobs import Job, Once
@@ -31,7 +29,6 @@ from orchestrator.outputs import Outputs
 from orchestrator.ownership import NameTaken, Ownership
 from orchestrator.peers import Peer, Peers
 from orchestrator.places import LocalPlace, Place, RemotePlace
-from orchestrator.previews import Previews
 from orchestrator.reference_memory import ReferenceMemory
 from orchestrator.scheduler import Fate, Scheduler, SchedulerOptions, result_task
 from orchestrator.state_metrics import StateCollector
@@ -114,16 +111,18 @@ class Orchestrator:
         self.stopped: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._finish_times: deque[float] = deque(maxlen=32)  # monotonic
         self._unrecorded: set[str] = set()  # finished, and not yet written so
-        self._files_to_delete: dict[str, Job] = {}  # of deleted jobs, whose decoder was not there
-        self._background: set[asyncio.Task[None]] = set()
+        self._background = Background()
         self._webhooks = None if options.webhooks is None else Webhooks(options.webhooks, self._told)
         self.outputs = Outputs(options.remote_outputs, options.redirect_seconds)
-        # Not where decoders write: one of them may have the very folder, and removes what was copied; and the
-        # names there are theirs to choose.
-        data_dir = options.data_dir or options.output_dir.parent
-        self.copies = Copies(data_dir / "copies")
-        previews = data_dir / "previews"
-        self.previews = Previews(previews, options.preview_bytes, self.content_path, self.read_content)
+        self.files = FinishedFiles(
+            options.output_dir,
+            options.data_dir or options.output_dir.parent,
+            self.outputs,
+            self.peers,
+            options.preview_bytes,
+            options.max_queue,
+        )
+        self.previews = self.files.previews
         self._sweep_orphans = None
         if options.orphan_seconds is not None:
             places: list[Place] = [LocalPlace(options.output_dir), *map(RemotePlace, options.remote_outputs)]
@@ -142,32 +141,27 @@ class Orchestrator:
             if job.status.final and (job.owner == self._options.name or not self._store.shared):
                 self._tell(job)  # an earlier life has not got through
         if unfinished:
-            self._spawn(self._go_on())
-        self._spawn(self._lag.run())
-        self._spawn(self._keep_ownership())
-        self._spawn(self._expire())
-        self._spawn(self._tidy())
-        self._spawn(self.outputs.keep_removing())
+            self._background.spawn(self._go_on())
+        self._background.spawn(self._lag.run())
+        self._background.spawn(self._keep_ownership())
+        self._background.spawn(self._expire())
+        self._background.spawn(self._tidy())
+        self._background.spawn(self.outputs.keep_removing())
         if self._sweep_orphans is not None:
-            self._spawn(self._sweep_orphans.run())
+            self._background.spawn(self._sweep_orphans.run())
         if self._store.shared:
-            self._spawn(self._review_orphans())
+            self._background.spawn(self._review_orphans())
         if self._options.retention_seconds is not None:
-            self._spawn(self._sweep(self._options.retention_seconds))
+            self._background.spawn(self._sweep(self._options.retention_seconds))
 
     async def close(self) -> None:
         self.scheduler.active.clear()  # roles go on with what they have, for the next life to adopt
         await self.membership.close()
-        saving = [task for task in self._background if task.get_name() == "save"]
-        if saving:  # finished jobs are worth a moment
-            await asyncio.wait(saving, timeout=SAVE_RETRY_SECONDS)
-        for task in list(self._background):
-            task.cancel()
-        await asyncio.gather(*self._background, return_exceptions=True)
+        await self._background.finish("save", SAVE_RETRY_SECONDS)  # finished jobs are worth a moment
+        await self._background.close()
         if self._webhooks is not None:
             await self._webhooks.close()
-        await self.previews.close()
-        self.outputs.close()
+        await self.files.close()
         if self._sweep_orphans is not None:
             self._sweep_orphans.close()
         await self.ownership.close()
@@ -267,7 +261,7 @@ class Orchestrator:
         self._jobs.pop(job_id, None)
         job.webhook_url = None
         self.scheduler.remove(job_id)
-        await self._delete_file(job)  # first: after a crash between the two the client can ask again
+        await self.files.delete(job)  # first: after a crash between the two the client can ask again
         await self._store.delete([job_id])
         self._watchers.notify(job_id)
         log.info("job=%s state=deleted", job_id)
@@ -292,49 +286,13 @@ class Orchestrator:
         return [role for role in GENERATION.roles if role not in present]
 
     def content_path(self, job: Job) -> Path | None:
-        """The finished file, if this host sees the disk it was written to, which it asks: not on the loop."""
-        if job.file is None or job.file.store:
-            return None
-        path = self._options.output_dir / Path(job.file.name).name
-        if job.file.hand_over:
-            path = self.copies.path(job.file)
-        try:
-            return path if path.stat().st_size == job.file.bytes else None
-        except OSError:
-            return None
+        return self.files.path(job)
 
-    async def read_content(self, job: Job, offset: int, length: int) -> AsyncGenerator[bytes, None]:
-        """The file's bytes from its store or the decoder that wrote it. ApiError 503 when that is away, 404
-        when the store has it no more.
-        """
-        if job.file is not None and job.file.store:
-            async with contextlib.aclosing(self.outputs.read(job.file, offset, length)) as chunks:
-                async for data in chunks:
-                    yield data
-            return
-        if job.file is not None and job.file.hand_over:
-            message = f"the file is with the orchestrator {job.owner}, whose data directory is not seen here"
-            raise ApiError(503, message, code="file_unavailable")
-        peer = self._peer(job.file_url)
-        if peer is None or job.file is None:
-            raise ApiError(
-                503,
-                f"the decoder {job.file_url} that holds the file is unknown here",
-                code="file_unavailable",
-            )
-        try:
-            async with contextlib.aclosing(peer.read_file(job.file.name, offset, length)) as chunks:
-                async for data in chunks:
-                    yield data
-        except grpc.aio.AioRpcError as error:
-            raise ApiError(
-                503,
-                f"the decoder {job.file_url} that holds the file: {reason(error)}",
-                code="file_unavailable",
-            ) from error
+    def read_content(self, job: Job, offset: int, length: int) -> AsyncGenerator[bytes, None]:
+        return self.files.read(job, offset, length)
 
     async def content_link(self, job: Job, file_name: str) -> str | None:
-        return None if job.file is None else await self.outputs.link(job.file, file_name)
+        return await self.files.link(job, file_name)
 
     # ---- for the peers
 
@@ -347,9 +305,7 @@ class Orchestrator:
 
     def joined(self, life: Life, hello: pb.Hello) -> None:
         self.scheduler.joined(life, hello)
-        for job in [job for job in self._files_to_delete.values() if job.file_url == str(life.url)]:
-            del self._files_to_delete[job.id]
-            self._spawn(self._delete_file(job))
+        self._background.spawn(self.files.decoder_is_back(life.url))
 
     def left(self, life: Life) -> None:
         self.scheduler.left(life)
@@ -361,17 +317,11 @@ class Orchestrator:
             self.scheduler.received(life, pb.Event(failed=failed))
             raise ContractBroken(refusal)
         if event.done.file.hand_over and self.scheduler.runs(life, event.done.task_id):
-            self._spawn(self._take_copy(life, event, self.peers[life.url]))
+            self._background.spawn(self._take_copy(life, event, self.peers[life.url]))
         else:
             self.scheduler.received(life, event)
 
     # ---- inside
-
-    def _peer(self, url: str) -> Peer | None:
-        try:
-            return self.peers.get(EndpointURL.parse(url))
-        except ValueError:
-            return None
 
     def _peer_entry(self, peer: Peer) -> dict[str, object]:
         entry: dict[str, object] = {"url": str(peer.url), "role": peer.role, "state": peer.state.value}
@@ -416,7 +366,7 @@ class Orchestrator:
     def _finished(self, job: Job) -> None:
         self._finish_times.append(time.monotonic())
         self._unrecorded.add(job.id)
-        self._spawn(self._save(job), "save")
+        self._background.spawn(self._save(job), "save")
         self._watchers.notify(job.id)
 
     async def _save(self, job: Job) -> None:
@@ -446,7 +396,7 @@ class Orchestrator:
         """The task goes on until its file is safe here: if its decoder dies before that, it runs again."""
         done = event.done
         started = time.monotonic()
-        failure = await self.copies.take(
+        failure = await self.files.copies.take(
             peer.read_file, done, lambda: self.scheduler.runs(life, done.task_id)
         )
         if failure is None:
@@ -454,7 +404,7 @@ class Orchestrator:
             self.scheduler.received(life, event)
             job = self._jobs.get(done.task_id.partition("/")[0])
             if job is None or job.file is None or job.file.name != done.file.name:
-                await self.copies.discard(done.file)
+                await self.files.copies.discard(done.file)
         else:
             life.send(pb.Command(release=pb.Release(task_ids=[done.task_id])))
             self.scheduler.received(life, pb.Event(failed=failure))
@@ -468,24 +418,6 @@ class Orchestrator:
         if job.id in self._jobs:
             with contextlib.suppress(StoreError):
                 await self._store.update(job)
-
-    async def _delete_file(self, job: Job) -> None:
-        await self.previews.discard(job.id)
-        if job.file is not None and job.file.store:
-            await self.outputs.remove(job.file)
-            return
-        path = await asyncio.to_thread(self.content_path, job)
-        peer = self._peer(job.file_url)
-        try:
-            if path is not None:
-                await asyncio.to_thread(path.unlink, missing_ok=True)
-            elif job.file is not None and not job.file.hand_over and peer is not None:
-                await peer.delete_file(job.file.name)
-        except (OSError, grpc.aio.AioRpcError) as error:
-            why = reason(error) if isinstance(error, grpc.aio.AioRpcError) else error
-            log.warning("job=%s: its file is to be deleted when %s is back: %s", job.id, job.file_url, why)
-            if len(self._files_to_delete) < self._options.max_queue:
-                self._files_to_delete[job.id] = job
 
     def _retry_after(self) -> int:
         """Seconds in which, as things go, a place in the queue comes free."""
@@ -520,17 +452,9 @@ class Orchestrator:
                         self.scheduler.drop_orphans(job_id)
 
     async def _tidy(self) -> None:
-        """Previews and copies of jobs that an earlier life, or another orchestrator, has removed."""
         while True:
-            await self.previews.keep(self._jobs.keys())
-            await self.copies.tidy(self._wants_copy)
+            await self.files.tidy(self._jobs)
             await asyncio.sleep(SWEEP_SECONDS)
-
-    def _wants_copy(self, name: str) -> bool:
-        job = self._jobs.get(name.partition("-")[0])
-        if job is None or not job.status.final:
-            return job is not None
-        return job.file is not None and job.file.name == name
 
     async def _sweep(self, retention: float) -> None:
         while True:
@@ -539,19 +463,9 @@ class Orchestrator:
                 for job in jobs:
                     self._jobs.pop(job.id, None)
                     self._watchers.notify(job.id)
-                    await self._delete_file(job)
+                    await self.files.delete(job)
                 if jobs:
                     await self._store.delete([job.id for job in jobs])
                     log.info("%d jobs were kept for %.0f s and are gone", len(jobs), retention)
                     continue
             await asyncio.sleep(min(SWEEP_SECONDS, max(retention / 4, 1.0)))
-
-    def _spawn(self, work: Coroutine[None, None, None], name: str | None = None) -> None:
-        task = asyncio.create_task(work, name=name)
-        self._background.add(task)
-        task.add_done_callback(self._ended)
-
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a background task failed", exc_info=task.exception())

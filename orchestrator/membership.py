@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 import socket
@@ -11,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from orchestrator.background import end
 from orchestrator.peers import Peer, Peers
 from transfer.urls import DEFAULT_PORT, EndpointURL
 
@@ -86,9 +86,7 @@ class Membership:
 
     async def close(self) -> None:
         if self._refreshing is not None:
-            self._refreshing.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._refreshing
+            await end([self._refreshing])
         await self._peers.close()
 
     async def settled(self, seconds: float) -> None:

@@ -22,7 +22,7 @@ MAX_KEYS = 1024  # whose batches were too large, of which that is remembered
 Outcome: TypeAlias = "Product | BaseException"
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class _Place:
     """A task in the queue, then at work."""
 
@@ -149,8 +149,13 @@ class Turns:
             outcome = self._stage.run(place.task.run, place.inputs, control)
         except BaseException as error:
             outcome = error
-        self._tell(place, outcome)
-        return isinstance(outcome, (Product, Cancelled))
+        try:
+            self._tell(place, outcome)
+            return isinstance(outcome, (Product, Cancelled))
+        finally:
+            # The traceback of an error has this frame, and with it all tensors of the run: as a cycle they
+            # would stay until the collector comes by, on a device that it knows nothing of.
+            del outcome
 
     def _tell(self, place: _Place, outcome: Outcome) -> None:
         if isinstance(outcome, Product) and place.task.control.cancelled:

@@ -29,7 +29,7 @@ SLOTS_SPARE = 2  # outputs that may wait for their consumers beside those in the
 
 
 def run(role: Role, args: argparse.Namespace) -> int:
-    """The process's exit code: 0 after a drain, 2 when it could not start."""
+    """The process's exit code: 0 after a drain, 1 when its device is lost, 2 when it could not start."""
     try:
         options = RoleOptions.from_arguments(role, args)
     except (OSError, ValueError) as error:
@@ -94,6 +94,7 @@ async def _serve(options: RoleOptions) -> None:
             advertise=options.url.host,
             mooncake=options.mooncake,
             keys=options.transfer_keys,
+            device=model.device,
         )
         directory = None if options.output is None else options.output.directory
         worker = Worker(_stage(model, options, encoder), endpoint, _limits(options, model))
@@ -110,7 +111,10 @@ async def _serve(options: RoleOptions) -> None:
                     lambda: server.attached,
                 )
             )
-        await stopping.wait()
+        if await _ended_by_loss(worker, stopping):
+            # The orchestrator sees an instance go, and takes its tasks elsewhere. Libraries may hang if they
+            # are left to clean up on a device that fails every call.
+            os._exit(1)
         await _drain(server, worker, options.drain_seconds)
     finally:
         if announcing is not None:
@@ -148,6 +152,15 @@ def _limits(options: RoleOptions, model: RoleModel) -> WorkerLimits:
         max_images=model.facts.max_images if options.role is Role.ENCODER else 0,
         max_batch=options.max_batch,
     )
+
+
+async def _ended_by_loss(worker: Worker, stopping: asyncio.Event) -> bool:
+    """Waits for the end of work: this process cannot go on, or else it was told to stop."""
+    ends = [asyncio.create_task(event.wait()) for event in (worker.lost, stopping)]
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    for end in ends:
+        end.cancel()
+    return worker.lost.is_set()
 
 
 async def _drain(server: RoleServer, worker: Worker, seconds: float) -> None:

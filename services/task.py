@@ -53,7 +53,7 @@ class TaskControl:
 class Task:
     """A task that was taken and is not finished."""
 
-    run: Run
+    run: Run = field(repr=False)  # it holds reference images: as text they are tens of megabytes
     session: Session | None  # whoever hears of it; None after its stream broke
     control: TaskControl
     coroutine: asyncio.Task[None] | None = None

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from services import validation
 from services.batching import Turns
 from services.media.files import MediaError
-from services.model.base import Cancelled, InvalidRequest, Value
+from services.model.base import Cancelled, DeviceLost, InvalidRequest, OutOfMemory, Value
 from services.session import Session
 from services.stage import Product, Stage
 from services.task import InputLost, NoRoom, Output, Task, TaskControl, WorkerLimits
@@ -51,6 +51,7 @@ class Worker:
         self.tasks: dict[str, Task] = {}
         self.outputs: dict[str, Output] = {}
         self.draining = False
+        self.lost = asyncio.Event()  # this process cannot compute any more, and should end
         self.idle = asyncio.Event()  # nothing runs and nothing is held
         self.idle.set()
         self.limits = limits
@@ -260,6 +261,12 @@ class Worker:
             event = _failed(run.task_id, Failed.INVALID, str(error))
         except MediaError as error:
             event = _failed(run.task_id, Failed.OUTPUT_STORE, str(error))
+        except OutOfMemory as error:
+            event = _failed(run.task_id, Failed.INTERNAL, str(error))
+        except DeviceLost as error:
+            log.critical("task %s: %s; this process ends", run.task_id, error)
+            self.lost.set()
+            return  # nothing is said of the task: it ends as those do whose process dies
         except Exception as error:
             log.exception("task %s failed", run.task_id)
             event = _failed(run.task_id, Failed.INTERNAL, f"{type(error).__name__}: {error}")

@@ -9,8 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
+
 from transfer import memory
 from transfer.arena import Arena
+from transfer.device import pin, unpin
 from transfer.engines.base import Engine, EngineAddress, Source
 from transfer.engines.mooncake import MooncakeEngine
 from transfer.engines.mooncake_setup import MooncakeOptions
@@ -68,11 +71,19 @@ class TransferEndpoint:
     Belongs to the event loop that started it; copying and reading happen on worker threads.
     """
 
-    def __init__(self, url: EndpointURL, outbox: Pool, inbox: Pool, engines: Sequence[Engine]) -> None:
+    def __init__(
+        self,
+        url: EndpointURL,
+        outbox: Pool,
+        inbox: Pool,
+        engines: Sequence[Engine],
+        pinned: Sequence[Arena] = (),
+    ) -> None:
         self.url = url
         self.pools = (outbox, inbox)
         self._outbox, self._inbox = outbox, inbox
         self._engines = engines
+        self._pinned = pinned
         self._hashes = any(engine.checks_payload for engine in engines)
         self._copiers = ThreadPoolExecutor(COPY_THREADS, "transfer-copy")
         self._hashers = ThreadPoolExecutor(COPY_THREADS, "transfer-hash")
@@ -94,13 +105,15 @@ class TransferEndpoint:
         advertise: str | None = None,
         mooncake: MooncakeOptions | None = None,
         keys: TransferKeys | None = None,
+        device: torch.device | None = None,
     ) -> "TransferEndpoint":
         """Takes the memory and starts the named engines, of which the first that fits is used.
 
         `host`, `port` and `advertise` are where network engines listen and what peers dial instead
         of `host`; `mooncake` is for the engine of that name, and `keys` are for zmq alone, which then
-        serves and reads only peers with the same. Raises OSError if memory or address are not to be
-        had or the network is not declared as trusted, ValueError for bad options.
+        serves and reads only peers with the same. `device` is where this process computes. Raises OSError
+        if memory or address are not to be had or the network is not declared as trusted, ValueError for
+        bad options.
         """
         makers: dict[str, Callable[[], Engine]] = {
             "shm": lambda: ShmEngine(incarnation),
@@ -111,9 +124,13 @@ class TransferEndpoint:
             raise ValueError(f"unknown engines {sorted(unknown)}, expected some of {sorted(makers)}")
         with contextlib.ExitStack() as undo:
             pools: list[Pool] = []
+            pinned: list[Arena] = []
             for name, nbytes in (("outbox", outbox_bytes), ("inbox", inbox_bytes)):
                 arena = await asyncio.to_thread(Arena, name, nbytes)
                 undo.callback(arena.close)
+                if await asyncio.to_thread(_pinned, arena, device):
+                    undo.callback(unpin, arena.memory)
+                    pinned.append(arena)
                 pools.append(Pool(name, arena))
             started: list[Engine] = []
             for name in engines:
@@ -122,7 +139,7 @@ class TransferEndpoint:
                 await asyncio.to_thread(engine.start, {"outbox": pools[0]})
                 started.append(engine)
             undo.pop_all()
-        return cls(url, pools[0], pools[1], started)
+        return cls(url, pools[0], pools[1], started, pinned)
 
     @property
     def addresses(self) -> tuple[EngineAddress, ...]:
@@ -137,7 +154,8 @@ class TransferEndpoint:
     async def put(self, values: Mapping[str, Value], timeout: float) -> Held:
         """Copies `values` into an outbox slot, for which it waits at most `timeout` seconds.
 
-        The tensors must not change until this returns. Raises ManifestError for values that cannot
+        The tensors must not change until this returns; those on a device are computed, and not just queued
+        for it. Raises ManifestError for values that cannot
         travel, TooLarge and PoolFull.
         """
         packed = pack(values)
@@ -202,6 +220,8 @@ class TransferEndpoint:
         for executor in (self._copiers, self._hashers, self._readers):
             await asyncio.to_thread(executor.shutdown)
         await asyncio.gather(*self._at_work, return_exceptions=True)
+        for arena in self._pinned:
+            unpin(arena.memory)
         for pool in self.pools:
             pool.arena.close()
 
@@ -240,6 +260,18 @@ class TransferEndpoint:
             else:  # cancelled, but the thread may still write
                 running.add_done_callback(lambda ended: _abandon(ended, lease))
             raise
+
+
+def _pinned(arena: Arena, device: torch.device | None) -> bool:
+    """For copies from and to ``device`` at its full speed."""
+    if device is None or device.type != "cuda":
+        return False
+    try:
+        pin(arena.memory, device)
+    except OSError as error:
+        log.warning("%s: %s; copies from and to the device take longer", arena.name, error)
+        return False
+    return True
 
 
 def _abandon(ended: "asyncio.Future[Any]", lease: Lease) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeAlias, Union
 import torch
 import xxhash
 
-from transfer import memory
+from transfer import device, memory
 from transfer.errors import ManifestError
 
 Value: TypeAlias = Union[
@@ -61,9 +61,10 @@ class Packed:
     def write_into(self, payload: memoryview) -> None:
         """Copies each tensor to its offset in `payload` (`nbytes` long, writable): the only copy made.
 
-        Blocks until the bytes are there, for tensors on a device too.
+        Blocks until the bytes are there, for tensors on a device too, which must be computed.
         """
         end = 0
+        elsewhere = []
         for offset, tensor in self._tensors:
             payload[end:offset] = bytes(offset - end)  # padding must not show what lay here before
             end = offset + tensor.nbytes
@@ -72,7 +73,12 @@ class Packed:
                 memory.copy(target, source)
             elif target.nbytes:
                 bits = tensor.view(_BITS[tensor.itemsize])
-                torch.frombuffer(target, dtype=bits.dtype).view(bits.shape).copy_(bits)
+                host = torch.frombuffer(target, dtype=bits.dtype).view(bits.shape)
+                if tensor.device.type == "cpu":
+                    host.copy_(bits)
+                else:
+                    elsewhere.append((host, bits))
+        device.download(elsewhere)
 
     def checksum(self) -> int | None:
         """xxh3-64 of the payload to be, so that hashing can overlap with copying.

@@ -43,9 +43,16 @@ class Fused:
 @contextlib.contextmanager
 def running(model: Path, threads: int) -> Iterator[Fused]:
     """Loaded and ready."""
-    command = [sys.executable, "-m", "benchmarks.split.fused", str(model), str(threads)]
+    with started("benchmarks.split.fused", str(model), str(threads)) as fused:
+        fused.answer()
+        yield fused
+
+
+@contextlib.contextmanager
+def started(module: str, *arguments: str) -> Iterator[Fused]:
+    """``module``, which answers once when it is ready, and then each line."""
     with subprocess.Popen(
-        command,
+        [sys.executable, "-m", module, *arguments],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -53,9 +60,7 @@ def running(model: Path, threads: int) -> Iterator[Fused]:
         start_new_session=True,  # Ctrl-C is for its parent; when that is gone, its input ends
     ) as process:
         try:
-            fused = Fused(process)
-            fused.answer()
-            yield fused
+            yield Fused(process)
         finally:
             process.kill()
 

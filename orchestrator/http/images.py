@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from aiohttp import web
 
-from orchestrator.http import idempotency, submission, waiting
-from orchestrator.http.body import off_loop
+from orchestrator.http import submission, waiting
 from orchestrator.http.content import media_bytes, media_file
 from orchestrator.http.errors import ApiError, invalid
 from orchestrator.http.fields import (
@@ -30,6 +28,7 @@ from orchestrator.http.references import references
 from orchestrator.http.request import VideoRequest, checked_prompt, choose_model, makes_images
 from orchestrator.http.service import OPTIONS, SERVICE
 from orchestrator.http.submission import Submission
+from orchestrator.http.video_fields import COUNT
 from orchestrator.http.video_fields import OPTIONS as MODEL_OPTIONS
 from orchestrator.http.videos import content_url
 from orchestrator.jobs import Job, Status
@@ -44,7 +43,7 @@ def _size(name: str, value: object) -> tuple[int, int] | None:
 _COMMON = (
     Field("prompt", text),
     Field("model", text),
-    Field("n", integer, 1, 10),
+    COUNT[0],
     Field("size", _size),
     Field("quality", choice("auto", "standard", "hd", "low", "medium", "high")),
     Field("response_format", choice("url", "b64_json")),
@@ -90,31 +89,12 @@ async def _images(request: web.Request, fields: Fields) -> web.Response:
         checked_prompt(values, request.app[OPTIONS].max_prompt_chars)
         if fields is EDIT and not values.get("image"):
             raise invalid("image", "image is missing")
-        count: int = values.get("n", 1)
-        keys = [
-            await off_loop(request, idempotency.once, request, {"path": request.path, **values}, part)
-            for part in range(count)
-        ]
-        earlier = [await submission.earlier(request, once) for once in keys]
-        images: tuple[bytes, ...] = ()
-        wanted = None
-        if not all(earlier):
-            wanted = _wanted(request, values)
-            images = await submission.images_of(request, wanted, share)
-        share.give_back()  # the jobs take up the same at once
-        made: list[Submission] = []
-        try:
-            for part, (once, job) in enumerate(zip(keys, earlier, strict=True)):
-                if job is None and wanted is not None:
-                    one = _numbered(wanted, part)
-                    job = await submission.store(request, one, images, once, max_seconds=seconds)
-                assert job is not None
-                made.append(Submission(job, once is not None, given.ignored))
-        except ApiError:
-            for each in made:
-                if not each.keyed:
-                    await request.app[SERVICE].delete(each.job.id)
-            raise
+        asked = {"path": request.path, **values}
+
+        async def wanted() -> VideoRequest:
+            return _wanted(request, values)
+
+        made = await submission.make(request, given, share, asked, wanted, max_seconds=seconds)
     return await _reply(request, values, made, seconds)
 
 
@@ -137,18 +117,10 @@ def _wanted(request: web.Request, values: Mapping[str, Any]) -> VideoRequest:
     return submission.wanted_of(request, {**named, "model": model.name})
 
 
-def _numbered(wanted: VideoRequest, part: int) -> VideoRequest:
-    """That of the n images which has the seed ``part`` higher."""
-    generation = type(wanted.generation)()
-    generation.CopyFrom(wanted.generation)
-    generation.seed = (generation.seed + part) % (MAX_UINT64 + 1)
-    return replace(wanted, generation=generation)
-
-
 async def _reply(
-    request: web.Request, values: Mapping[str, Any], made: Sequence[Submission], seconds: float
+    request: web.Request, values: Mapping[str, Any], made: Submission, seconds: float
 ) -> web.Response:
-    headers = {"X-Image-Ids": ", ".join(each.job.id for each in made), **made[0].headers}
+    headers = {"X-Image-Ids": ", ".join(job.id for job in made.jobs), **made.headers}
     try:
         jobs = await waiting.ends(request, made, seconds)
         for job in jobs:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import quote
 
 from aiohttp import web
 
-from orchestrator.http import idempotency
+from orchestrator.http import idempotency, several
 from orchestrator.http.auth import caller
 from orchestrator.http.body import off_loop, read_fields
 from orchestrator.http.errors import ApiError, invalid, request_id
@@ -36,9 +36,9 @@ MAX_IGNORED = 16  # shown
 
 @dataclass(frozen=True)
 class Submission:
-    """A job and what its client should know of how it came about."""
+    """The jobs of a request and what its client should know of how they came about."""
 
-    job: Job
+    jobs: tuple[Job, ...]  # alike but for their seeds
     keyed: bool  # the client can send the request again
     ignored: tuple[str, ...]
 
@@ -48,24 +48,24 @@ class Submission:
         return {IGNORED_HEADER: names} if names else {}
 
 
-async def submit(request: web.Request, *, max_seconds: float | None = None) -> Submission:
-    """A new video, to be finished within ``max_seconds`` if that is less than what the request allows.
+async def submit(
+    request: web.Request, *, max_seconds: float | None = None, single: bool = False
+) -> Submission:
+    """New videos, to be finished within ``max_seconds`` if that is less than what the request allows;
+    ``single``: just one.
 
     Raises ApiError: 400, 404 or 409 for what is asked, 408, 413 or 415 for the body, 429 or 503 when it
     cannot be taken now.
     """
     with request.app[SERVICE].references.share() as share:
         given = await read(request, VIDEO, share)
-        once = await off_loop(request, idempotency.once, request, given.values)
-        # Before anything is checked: what was taken once stays taken, whatever has changed since.
-        job = await earlier(request, once)
-        if job is None:
-            wanted = wanted_of(request, given.values)
-            images = await images_of(request, wanted, share)
-            webhook_url = _webhook_url(given.values, request.app[OPTIONS])
-            share.give_back()  # the job takes up the same at once
-            job = await store(request, wanted, images, once, max_seconds=max_seconds, webhook_url=webhook_url)
-    return Submission(job, once is not None, given.ignored)
+        if single and several.count(given.values) > 1:
+            raise invalid("n", "n must be 1 here, where the reply is a file")
+
+        async def wanted() -> VideoRequest:
+            return wanted_of(request, given.values)
+
+        return await make(request, given, share, given.values, wanted, max_seconds=max_seconds)
 
 
 async def remix(request: web.Request, source: Job) -> Submission:
@@ -77,16 +77,47 @@ async def remix(request: web.Request, source: Job) -> Submission:
             if name not in REMIX:
                 message = f"{name} of a remix is that of its source; {', '.join(REMIX)} can be given"
                 raise invalid(name, message)
-        once = idempotency.once(request, {"remix": source.id, **given.values})
-        job = await earlier(request, once)
-        if job is None:
+
+        async def wanted() -> VideoRequest:
             _require_completed(source)
             images = await service.images(source.id)
-            wanted = wanted_of(request, {**_fields(source, images), **given.values})
-            webhook_url = _webhook_url(given.values, request.app[OPTIONS])
-            share.give_back()
-            job = await store(request, wanted, images, once, source=source.id, webhook_url=webhook_url)
-    return Submission(job, once is not None, given.ignored)
+            return wanted_of(request, {**_fields(source, images), **given.values})
+
+        asked = {"remix": source.id, **given.values}
+        return await make(request, given, share, asked, wanted, source=source.id)
+
+
+async def make(
+    request: web.Request,
+    given: Given,
+    share: Share,
+    asked: Mapping[str, Any],
+    wanted: Callable[[], Awaitable[VideoRequest]],
+    *,
+    max_seconds: float | None = None,
+    source: str | None = None,
+) -> Submission:
+    """As many jobs as ``given`` says. ``asked`` is what makes a request equal to an earlier one; what it
+    ``wanted`` is looked at only if there is none.
+    """
+    images: tuple[bytes, ...] = ()
+    webhook_url = None
+
+    async def prepare() -> VideoRequest:
+        nonlocal images, webhook_url
+        one = await wanted()
+        images = await images_of(request, one, share)
+        webhook_url = _webhook_url(given.values, request.app[OPTIONS])
+        share.give_back()  # the jobs take up the same at once
+        return one
+
+    async def keep(one: VideoRequest, once: Once | None) -> Job:
+        return await store(
+            request, one, images, once, max_seconds=max_seconds, source=source, webhook_url=webhook_url
+        )
+
+    jobs = await several.make(request, asked, several.count(given.values), prepare, keep)
+    return Submission(jobs, idempotency.HEADER in request.headers, given.ignored)
 
 
 # ---- the steps
@@ -103,12 +134,6 @@ def _parse(fields: Fields, raw: Mapping[str, object], ignore_unknown: bool) -> G
     given = fields.parse(raw, ignore_unknown=ignore_unknown)
     # A field of images that has none asks for nothing.
     return replace(given, values={name: value for name, value in given.values.items() if value != ()})
-
-
-async def earlier(request: web.Request, once: Once | None) -> Job | None:
-    """The job that an equal request has made. Raises ApiError, 409, where the key is another request's."""
-    job = None if once is None else await request.app[SERVICE].submitted(once.key)
-    return job if job is None or once is None else idempotency.same(job, once)
 
 
 def served(request: web.Request) -> Sequence[Model]:

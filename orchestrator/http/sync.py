@@ -16,10 +16,10 @@ async def sync(request: web.Request) -> web.StreamResponse:
     long; ``X-Video-Id`` names it. None of these is worth an automatic retry.
     """
     seconds = request.app[OPTIONS].sync_timeout
-    made = await submission.submit(request, max_seconds=seconds)
-    headers = {"X-Video-Id": made.job.id, **made.headers}
+    made = await submission.submit(request, max_seconds=seconds, single=True)
+    headers = {"X-Video-Id": made.jobs[0].id, **made.headers}
     try:
-        (job,) = await waiting.ends(request, [made], seconds)
+        (job,) = await waiting.ends(request, made, seconds)
         video = representation(job, None, None)
         media_file(job)
         headers["X-Inference-Time-S"] = f"{video['inference_time_s']:.3f}"

@@ -17,7 +17,6 @@ from orchestrator.http.references import NAMES as REFERENCES
 from orchestrator.http.references import references
 
 _VIDEOS = "no model served here takes a video"
-_COUNT = "a request makes one video; send several"
 _QUALITY = "the file's quality is fixed"
 _CACHING = "no step of a model is skipped"
 _AFTERWARDS = "nothing is done to the frames after decoding"
@@ -34,6 +33,10 @@ OPTIONS = (
     Field("max_sequence_length", integer, 1, 65536),
     Field("strength", number, 0, 1),
 )
+COUNT = (
+    Field("n", integer, 1, 10),
+    Field("num_outputs_per_prompt", integer, 1, 10),
+)  # the same, by two names
 FILE = (Field("output_format", text), Field("output_compression", integer, 0, 100))
 
 VIDEO = Fields(
@@ -52,6 +55,7 @@ VIDEO = Fields(
         *OPTIONS,
         *(Field(name, references) for name in REFERENCES),
         *FILE,
+        *COUNT,
         Field("seed", integer, 0, MAX_UINT64),
         Field("priority", integer, -10, 10),
         Field("timeout", number, 1, 86400),
@@ -63,8 +67,6 @@ VIDEO = Fields(
         Unsupported("video_reference", _VIDEOS),
         Unsupported("video_url", _VIDEOS),
         Unsupported("source_video", _VIDEOS),
-        Unsupported("n", _COUNT, (1, "1")),
-        Unsupported("num_outputs_per_prompt", _COUNT, (1, "1")),
         Unsupported("quality", _QUALITY, ("auto", "standard")),
         Unsupported("output_quality", _QUALITY, ("default",)),
         Unsupported("enable_teacache", _CACHING),

@@ -20,13 +20,17 @@ _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")  # other ids are no job's, and no busin
 
 
 async def create(request: web.Request) -> web.Response:
+    """The first of the videos, with the ids of all where the request is for several."""
     made = await submission.submit(request)
-    return web.json_response(represent(request, made.job), headers=made.headers)
+    reply = represent(request, made.jobs[0])
+    if len(made.jobs) > 1:
+        reply["video_ids"] = [job.id for job in made.jobs]
+    return web.json_response(reply, headers=made.headers)
 
 
 async def remix(request: web.Request) -> web.Response:
     made = await submission.remix(request, await find_job(request))
-    return web.json_response(represent(request, made.job), headers=made.headers)
+    return web.json_response(represent(request, made.jobs[0]), headers=made.headers)
 
 
 async def unserved(request: web.Request) -> web.Response:

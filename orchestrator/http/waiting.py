@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 from aiohttp import web
 
@@ -17,7 +16,7 @@ LOOK_SECONDS = 0.25  # between two looks at whether the client is still there
 GRACE_SECONDS = 10.0  # after which a job should have failed, for one that is not seen to
 
 
-async def ends(request: web.Request, made: Sequence[Submission], seconds: float) -> list[Job]:
+async def ends(request: web.Request, made: Submission, seconds: float) -> list[Job]:
     """The jobs as they ended, all of them, or up to the first that was not completed: then there is no use in
     the others. Those are deleted, and so are all when the client leaves, unless it can come back with its
     idempotency key.
@@ -25,7 +24,7 @@ async def ends(request: web.Request, made: Sequence[Submission], seconds: float)
     Raises ApiError: 404 when one was deleted, 504 when one is not finished within ``seconds``.
     """
     service = request.app[SERVICE]
-    over = [asyncio.ensure_future(service.finished(each.job.id)) for each in made]
+    over = [asyncio.ensure_future(service.finished(job.id)) for job in made.jobs]
     latest = time.monotonic() + seconds + GRACE_SECONDS
     in_vain = False
     try:
@@ -36,19 +35,18 @@ async def ends(request: web.Request, made: Sequence[Submission], seconds: float)
             await asyncio.wait(running, timeout=LOOK_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             in_vain = any(not _completed(end) for end in over if end.done())
     finally:  # a server may cancel the handlers of clients that left, or of all when it stops
-        ended = [(each, end.result()) for each, end in zip(made, over, strict=True) if end.done()]
-        unfinished = [each for each, end in zip(made, over, strict=True) if not end.done()]
+        ended = [(job.id, end.result()) for job, end in zip(made.jobs, over, strict=True) if end.done()]
+        unfinished = [job.id for job, end in zip(made.jobs, over, strict=True) if not end.done()]
         for end in over:
             end.cancel()
-        if in_vain or _left(request):
-            for each in unfinished:
-                if not each.keyed:
-                    await service.delete(each.job.id)
+        if (in_vain or _left(request)) and not made.keyed:
+            for job_id in unfinished:
+                await service.delete(job_id)
     if unfinished and _left(request):
         raise ConnectionResetError("the client has left")
     jobs: list[Job] = []
-    for each, job in ended:
-        jobs.append(_job(each, job))
+    for job_id, job in ended:
+        jobs.append(_job(job_id, job))
         if jobs[-1].status is not Status.COMPLETED:
             return jobs
     if unfinished:
@@ -61,16 +59,16 @@ def _completed(end: asyncio.Future[Job | None]) -> bool:
     return job is not None and job.status is Status.COMPLETED
 
 
-def _job(made: Submission, job: Job | None) -> Job:
+def _job(job_id: str, job: Job | None) -> Job:
     if job is None:
-        raise ApiError(404, f"video {made.job.id} was deleted", code="video_not_found", param="id")
+        raise ApiError(404, f"video {job_id} was deleted", code="video_not_found", param="id")
     if job.error is not None and job.error.code == "timeout":
-        raise _late(made)
+        raise _late(job_id)
     return job
 
 
-def _late(made: Submission) -> ApiError:
-    return ApiError(504, f"video {made.job.id} is not finished within its time", code="timeout")
+def _late(job_id: str) -> ApiError:
+    return ApiError(504, f"video {job_id} is not finished within its time", code="timeout")
 
 
 def _left(request: web.Request) -> bool:

@@ -15,6 +15,7 @@ from services.model import state
 from services.model.base import CacheStats, Control, Decoded, Lane, Outcome, Value
 from services.model.batch import run_lanes
 from services.model.cached_texts import CachedBlock, cache_outputs
+from services.model.device import computing
 from services.model.embedding_cache import EmbeddingCache
 from services.model.families import ModularFamily
 from services.model.lanes import Unlike, frozen, guider_key, join_guiders, join_states, key_of, take_state
@@ -56,7 +57,7 @@ class ModularRole:
         self.pipeline = pipeline
         self._role = role
         self._family = family
-        self._device = device
+        self.device = device
         parts = split(blocks)
         self._blocks = parts[role]
         self._asked = [parameter.name for parameter in self._blocks.inputs if parameter.name]
@@ -71,7 +72,7 @@ class ModularRole:
             self._remember_texts(cache)
         self._casts = dict.fromkeys(family.embeddings, dtype) if role is Role.DENOISER else {}
         self._negatives = _negatives(parts, role)
-        self._steps = StepHook(self._blocks)
+        self._steps = StepHook(self._blocks, device)
         self._scheduler = getattr(pipeline, "scheduler", None)
         self._tokens: int = self._defaults.get("max_sequence_length") or 0
         self._sizes = Sizes(role, family, pipeline, facts, dtype, self._tokens, _generator_senders(parts))
@@ -88,9 +89,10 @@ class ModularRole:
         control: Control,
         images: Sequence[Image] = (),
     ) -> dict[str, Value]:
-        pipeline_state = self._open(generation, inputs, images)
-        self._run_blocks([generation], pipeline_state, control)
-        return self._hand_on(pipeline_state, generation, inputs)
+        with computing(self.device):
+            pipeline_state = self._open(generation, inputs, images)
+            self._run_blocks([generation], pipeline_state, control)
+            return self._hand_on(pipeline_state, generation, inputs)
 
     def batch_key(self, generation: Generation, inputs: Mapping[str, Value]) -> Hashable:
         if self._role is not Role.DENOISER or not self._family.batches:
@@ -108,7 +110,8 @@ class ModularRole:
             return None
 
     def run_batch(self, lanes: Sequence[Lane]) -> list[Outcome]:
-        return run_lanes(lanes, lambda lane: self._open(lane.generation, lane.inputs), self._run_lanes)
+        with computing(self.device):
+            return run_lanes(lanes, lambda lane: self._open(lane.generation, lane.inputs), self._run_lanes)
 
     def _run_lanes(self, lanes: list[Lane], opened: list[Any], control: Control) -> list[dict[str, Value]]:
         each = (state.GENERATOR,)
@@ -130,26 +133,30 @@ class ModularRole:
         )
 
     def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
-        pipeline_state = self._open(generation, inputs)
-        size = self._size(generation, pipeline_state)
-        self._check_latents(generation, pipeline_state, size)
-        if self._family.stream is not None:
-            return Decoded(self._stream(pipeline_state.get("latents"), control), size=size)
-        if self._family.listen is None:
-            return Decoded(self._frames(generation, pipeline_state, control), size=size)
-        # A writer must know the sound before it asks for the first frame.
-        frames = self._decode_at_once(generation, pipeline_state, control)
-        return Decoded(slices(frames), self._family.listen(self.pipeline, pipeline_state.values), size)
+        with computing(self.device):
+            pipeline_state = self._open(generation, inputs)
+            size = self._size(generation, pipeline_state)
+            self._check_latents(generation, pipeline_state, size)
+            if self._family.stream is not None:
+                return Decoded(self._stream(pipeline_state.get("latents"), control), size=size)
+            if self._family.listen is None:
+                return Decoded(self._frames(generation, pipeline_state, control), size=size)
+            # A writer must know the sound before it asks for the first frame.
+            frames = self._decode_at_once(generation, pipeline_state, control)
+            return Decoded(slices(frames), self._family.listen(self.pipeline, pipeline_state.values), size)
 
     def _stream(self, latents: torch.Tensor, control: Control) -> Iterator[np.ndarray]:
         assert self._family.stream is not None
         control.raise_if_cancelled()
-        for chunk in self._family.stream(self.pipeline, latents):
-            yield to_uint8(chunk)
-            control.raise_if_cancelled()
+        with computing(self.device):
+            for chunk in self._family.stream(self.pipeline, latents):
+                yield to_uint8(chunk)
+                control.raise_if_cancelled()
 
     def _frames(self, generation: Generation, pipeline_state: Any, control: Control) -> Iterator[np.ndarray]:
-        for frames in slices(self._decode_at_once(generation, pipeline_state, control)):
+        with computing(self.device):
+            decoded = self._decode_at_once(generation, pipeline_state, control)
+        for frames in slices(decoded):
             yield frames
             control.raise_if_cancelled()
 
@@ -209,7 +216,7 @@ class ModularRole:
             generation,
             inputs,
             self._asked,
-            self._device,
+            self.device,
             self._casts,
             images=images,
             defaults=self._defaults,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 import numpy as np
+import torch
 from PIL.Image import Image
 
 from transfer.manifest import Value
@@ -17,10 +18,12 @@ __all__ = [
     "Cancelled",
     "Control",
     "Decoded",
+    "DeviceLost",
     "InvalidRequest",
     "Lane",
     "Limits",
     "ModelError",
+    "OutOfMemory",
     "Outcome",
     "RoleModel",
     "Sound",
@@ -39,6 +42,14 @@ class InvalidRequest(Exception):
 
 class Cancelled(Exception):
     """Raised inside a run that nobody wants any more."""
+
+
+class OutOfMemory(Exception):
+    """The device has too little memory for this run now; the next one may fit. Says how much there is."""
+
+
+class DeviceLost(Exception):
+    """This process cannot compute any more: its device fails every call. Another process may."""
 
 
 USUAL_PIXELS = 1280 * 720
@@ -111,6 +122,7 @@ class RoleModel(Protocol):
     """A role's part of a model. One run at a time: schedulers and guiders keep their state in the model."""
 
     facts: Model
+    device: torch.device  # where it computes, and where the tensors that it hands on lie
 
     def run(
         self,
@@ -119,10 +131,11 @@ class RoleModel(Protocol):
         control: Control,
         images: Sequence[Image] = (),
     ) -> dict[str, Value]:
-        """Encoder and denoiser: what this role hands on. Its tensors share no memory with ``inputs``.
+        """Encoder and denoiser: what this role hands on. Its tensors share no memory with ``inputs``,
+        and are computed: nothing of the run is still queued on the device.
 
         ``images`` are the reference images (RGB, of any size), for the encoder alone. Raises InvalidRequest,
-        Cancelled, and ValueError that names a missing or unexpected input.
+        Cancelled, ValueError that names a missing or unexpected input, OutOfMemory and DeviceLost.
         """
         ...
 

@@ -88,6 +88,8 @@ class Emulation:
 class EmulatedModel:
     """Implements ``services.model.base.RoleModel``."""
 
+    device = torch.device("cpu")
+
     def __init__(self, role: Role, model: str, limits: Limits, name: str | None = None) -> None:
         self._role = role
         self._emulation = Emulation.parse(model)

@@ -12,6 +12,7 @@ from PIL.Image import Image
 from services.model.base import CacheStats, Control, Decoded, Lane, Outcome, Value
 from services.model.batch import run_lanes
 from services.model.cached_texts import cache_outputs
+from services.model.device import computing, settle
 from services.model.embedding_cache import EmbeddingCache
 from services.model.families import StandardFamily
 from services.model.lanes import Unlike, join, key_of, take
@@ -47,7 +48,7 @@ class StandardRole:
         self.pipeline = pipeline
         self._role = role
         self._family = family
-        self._device = device
+        self.device = device
         self._scheduler = pipeline.scheduler
         pipeline.set_progress_bar_config(disable=True)
         self._sizes = Sizes(role, family, pipeline, facts, dtype, family.tokens, frozenset())
@@ -67,12 +68,13 @@ class StandardRole:
         images: Sequence[Image] = (),
     ) -> dict[str, Value]:
         control.raise_if_cancelled()
-        if self._role is Role.ENCODER:
-            self._check(generation)
-            check_images(self.facts, generation, images)
-            tokens = self._sizes.extent(generation).tokens
-            return self._family.encode(self.pipeline, generation, images, tokens)
-        return self._denoise([generation], self._open(generation, inputs), control)
+        with computing(self.device):
+            if self._role is Role.ENCODER:
+                self._check(generation)
+                check_images(self.facts, generation, images)
+                tokens = self._sizes.extent(generation).tokens
+                return self._family.encode(self.pipeline, generation, images, tokens)
+            return self._denoise([generation], self._open(generation, inputs), control)
 
     def batch_key(self, generation: Generation, inputs: Mapping[str, Value]) -> Hashable:
         if self._role is not Role.DENOISER or not self._family.batches:
@@ -88,7 +90,8 @@ class StandardRole:
 
     @torch.no_grad()
     def run_batch(self, lanes: Sequence[Lane]) -> list[Outcome]:
-        return run_lanes(lanes, lambda lane: self._open(lane.generation, lane.inputs), self._run_lanes)
+        with computing(self.device):
+            return run_lanes(lanes, lambda lane: self._open(lane.generation, lane.inputs), self._run_lanes)
 
     def _run_lanes(self, lanes: list[Lane], opened: list[Any], control: Control) -> list[dict[str, Value]]:
         joined = join(opened)
@@ -112,13 +115,14 @@ class StandardRole:
         shift = generation.flow_shift if generation.HasField("flow_shift") else None
         self.pipeline.scheduler = fresh_scheduler(self._scheduler, shift)
         generators = [torch.Generator("cpu").manual_seed(lane.seed) for lane in generations]
-        steps = _Steps(control, generation.num_inference_steps)
+        steps = _Steps(control, generation.num_inference_steps, self.device)
         return self._family.denoise(self.pipeline, generation, values, generators, steps)
 
     def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
         check_request(self.facts, generation)
         expected = self._family.latents(self.pipeline, self._sizes.extent(generation))
-        values = self._received(inputs, dict.fromkeys(expected, True))
+        with computing(self.device):
+            values = self._received(inputs, dict.fromkeys(expected, True))
         for name, spec in expected.items():
             shape = tuple(values[name].shape)
             if shape != spec.shape:
@@ -131,9 +135,10 @@ class StandardRole:
     def _frames(self, latents: torch.Tensor, control: Control) -> Iterator[np.ndarray]:
         assert self._family.stream is not None
         control.raise_if_cancelled()
-        for chunk in self._family.stream(self.pipeline, latents):
-            yield to_uint8(chunk)
-            control.raise_if_cancelled()
+        with computing(self.device):
+            for chunk in self._family.stream(self.pipeline, latents):
+                yield to_uint8(chunk)
+                control.raise_if_cancelled()
 
     def _received(self, inputs: Mapping[str, Value], crossing: Mapping[str, bool]) -> dict[str, Any]:
         """Copies on this role's device: inputs may be views of memory that is reused after the run."""
@@ -144,7 +149,7 @@ class StandardRole:
         if extra:
             raise ValueError(f"the {self._role.value} received {', '.join(map(repr, extra))}, for nothing")
         return {
-            name: value.to(self._device, copy=True)
+            name: value.to(self.device, copy=True)
             for name, value in inputs.items()
             if isinstance(value, torch.Tensor)
         }
@@ -153,11 +158,13 @@ class StandardRole:
 class _Steps:
     """Progress after each step, and a place to stop before the next."""
 
-    def __init__(self, control: Control, total: int) -> None:
+    def __init__(self, control: Control, total: int, device: torch.device) -> None:
         self._control = control
         self._total = total
+        self._device = device
 
     def __call__(self, pipeline: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        settle(self._device)
         self._control.progress(step + 1, self._total)
         if step + 1 < self._total:
             self._control.raise_if_cancelled()

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from diffusers.modular_pipelines import LoopSequentialPipelineBlocks
 
 from services.model.base import Control
+from services.model.device import settle
 
 
 class StepHook:
-    """Sits in every loop of a pipeline's blocks; ``control`` is that of the run in progress."""
+    """Sits in every loop of a pipeline's blocks; ``control`` is that of the run in progress.
 
-    def __init__(self, blocks: Any) -> None:
+    A step is done when ``device`` has done it: otherwise all steps would be queued at once, progress would
+    run ahead, and a cancel would come too late for all of them.
+    """
+
+    def __init__(self, blocks: Any, device: torch.device) -> None:
         self.control: Control | None = None
+        self._device = device
         for loop in _loops(blocks):
             loop.set_progress_bar_config(disable=True)
             self._hook(loop)
@@ -27,6 +34,7 @@ class StepHook:
                 return step(components, state, **position)
             self.control.raise_if_cancelled()
             result = step(components, state, **position)
+            settle(self._device)
             self.control.progress(position["i"] + 1, len(state.timesteps))
             return result
 

@@ -32,7 +32,7 @@ def _load(kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype, device:
     loaded: Any = kind
     try:
         if issubclass(kind, torch.nn.Module):
-            return _load_weights(kind, folder, name, dtype).to(device)
+            return _load_weights(kind, folder, name, dtype, device).to(device)
         return loaded.from_pretrained(folder.path / name)
     except ModelError:
         raise
@@ -41,10 +41,14 @@ def _load(kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype, device:
         raise ModelError(f"{folder.path / name}: cannot be loaded: {reason}") from error
 
 
-def _load_weights(kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype) -> torch.nn.Module:
+def _load_weights(
+    kind: Any, folder: ModelFolder, name: str, dtype: torch.dtype, device: torch.device
+) -> torch.nn.Module:
     """Both libraries fill what a file lacks with random numbers and a warning: here it is an error."""
+    # Tensor by tensor to where they belong: a host needs no room for what an accelerator will hold.
+    place = {} if device.type == "cpu" else {"device_map": {"": device}}
     model, report = kind.from_pretrained(
-        folder.path, subfolder=name, dtype=dtype, use_safetensors=True, output_loading_info=True
+        folder.path, subfolder=name, dtype=dtype, use_safetensors=True, output_loading_info=True, **place
     )
     if report.get("mismatched_keys"):
         raise ModelError(f"{folder.path / name}: its weights have other shapes than its config says")

@@ -235,5 +235,5 @@ async def test_what_a_crash_has_left_goes_after_an_hour(tmp_path: Path) -> None:
         for name in [*old, job.file.name]:
             age = time.time() - FORGOTTEN_SECONDS - 60
             os.utime(folder / name, (age, age))
-        await cluster.orchestrator.copies.tidy(cluster.orchestrator._wants_copy)
+        await cluster.orchestrator.files.tidy(cluster.orchestrator._jobs)
         assert names(folder) == sorted([job.file.name, "video_young-decode-e-1.mp4"])

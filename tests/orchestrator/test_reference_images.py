@@ -284,7 +284,7 @@ async def test_frames_of_commands_keep_their_limit() -> None:
 
 async def test_large_images_reach_the_encoder(tmp_path: Path) -> None:
     # What follows the picture is not looked at; together they are more than gRPC takes by default.
-    noise = encoded(picture(size=(8, 6)), "PNG") + bytes(5 << 20)
+    noise = encoded(picture(size=(8, 6)), "PNG") + bytes(20 << 20)
     async with cluster_of(tmp_path) as cluster:
         jobs = [await cluster.submit(f"p{number}", (noise, noise)) for number in range(2)]
         await finished(*jobs)

@@ -181,7 +181,7 @@ def test_fields_of_other_servers(name: str) -> None:
         ("prompt", 1),
         ("fps", 241),
         ("fps", True),
-        ("n", 2),
+        ("n", 11),
     ],
 )
 def test_what_the_schema_refuses_is_refused(name: str, wrong: object) -> None:

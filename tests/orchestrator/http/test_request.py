@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from orchestrator.http import several
 from orchestrator.http.errors import ApiError
 from orchestrator.http.fields import WRAPPERS
 from orchestrator.http.request import SEED_BITS, VideoRequest, parse_request
@@ -269,11 +270,16 @@ def test_what_no_model_can_do_is_refused_with_the_reason(name: str) -> None:
         assert parse(prompt="a", **{name: nothing})
 
 
-def test_one_video_is_what_is_made() -> None:
-    for one in (1, "1"):
-        assert parse(prompt="a", n=one, num_outputs_per_prompt=one, quality="standard")
-    for other in (True, 1.0, 0, 2, "2", [1]):
-        assert refuse(prompt="a", n=other).param == "n"
+def test_how_many_are_asked_for() -> None:
+    for asked, number in (({}, 1), ({"n": "3"}, 3), ({"num_outputs_per_prompt": 10}, 10)):
+        assert several.count(VIDEO.parse(asked).values) == number
+    assert several.count(VIDEO.parse({"n": 2, "num_outputs_per_prompt": "2"}).values) == 2
+    with pytest.raises(ApiError, match="n and num_outputs_per_prompt say different numbers"):
+        several.count(VIDEO.parse({"n": 2, "num_outputs_per_prompt": 3}).values)
+    for wrong in (True, 0, 11, "x", [1]):
+        with pytest.raises(ApiError) as caught:
+            VIDEO.parse({"n": wrong})
+        assert caught.value.param == "n"
 
 
 def test_unknown_fields_can_be_let_pass() -> None:

@@ -142,6 +142,8 @@ def narrowed(document: dict[str, Any], model: Model) -> dict[str, Any]:
         "num_frames": {"enum": [defaults.num_frames]},
         "fps": {"enum": [defaults.fps]},
         "seconds": {"enum": [defaults.num_frames / defaults.fps]},
+        "n": {"enum": [1]},  # others are not for /v1/videos/sync
+        "num_outputs_per_prompt": {"enum": [1]},
     }
     only_images = {
         "n": {"type": "integer", "minimum": 1, "maximum": 2},
@@ -276,7 +278,7 @@ async def test_with_roles(tmp_path: Path, conformance: Conformance) -> None:
         (model,) = cluster.orchestrator.models()
         allowed = narrowed(described(), model)
         async with serving(cluster.orchestrator, conformance) as url:
-            phases = ("--phases", "stateful", "--max-examples", "6")
+            phases = ("--phases", "stateful", "--max-examples", "12")
             await schemathesis(tmp_path, allowed, url, "--mode", "positive", *phases)
         await cluster.slots_back()
     assert taken(conformance) >= {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,9 +47,18 @@ class Spy:
 
 
 class Fused:
-    """A whole model in one process."""
+    """A whole model in one process. Components named in ``float32`` are never loaded in less."""
 
-    def __init__(self, folder: Path, pipeline_class: str, mend: Callable[[Any], None] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pipeline_class: str,
+        mend: Callable[[Any], None] | None = None,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        float32: Collection[str] = (),
+    ) -> None:
         kind = getattr(diffusers, pipeline_class)
         blocks = getattr(diffusers, kind.default_blocks_name)()
         if mend is not None:
@@ -57,7 +66,9 @@ class Fused:
         blocks.sub_blocks["denoise"] = self._spy = Spy(blocks.sub_blocks["denoise"])
         self.pipeline = kind(blocks=blocks, pretrained_model_name_or_path=str(folder))
         here = [name for name in self.pipeline.null_component_names if (folder / name).is_dir()]
-        self.pipeline.load_components(names=here, dtype=torch.float32)
+        dtypes = {"default": dtype, **dict.fromkeys(float32, torch.float32)}
+        self.pipeline.load_components(names=here, dtype=dtypes)
+        self.pipeline.to(device)
         for loop in _loops(blocks.sub_blocks["denoise"]._block):
             loop.set_progress_bar_config(disable=True)
         self._scheduler = self.pipeline.scheduler
@@ -96,16 +107,26 @@ class Fused:
         )
         made = state.values["images"] if "images" in state.values else state.values["videos"][0]
         pixels = (np.asarray(made) * 255).round().astype(np.uint8)
-        sound = state.values["audio"][0].numpy() if "audio" in state.values else None
+        sound = state.values["audio"][0].float().cpu().numpy() if "audio" in state.values else None
         return Recording(self._spy.before, self._spy.after, pixels, sound, dict(state.values))
 
 
 class FusedStandard:
     """A whole model in one process, by its standard pipeline, with an image by the one of the same name."""
 
-    def __init__(self, folder: Path, pipeline_class: str, with_image: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        pipeline_class: str,
+        with_image: str,
+        *,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        float32: Collection[str] = (),
+    ) -> None:
         kind = getattr(diffusers, pipeline_class)
-        self._pipeline = kind.from_pretrained(folder, dtype=torch.float32)
+        dtypes = {"default": dtype, **dict.fromkeys(float32, torch.float32)}
+        self._pipeline = kind.from_pretrained(folder, dtype=dtypes).to(device)
         config = {
             k: v for k, v in self._pipeline.config.items() if k in ("expand_timesteps", "boundary_ratio")
         }

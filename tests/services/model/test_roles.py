@@ -112,7 +112,7 @@ def test_runs_leave_their_inputs_alone(roles: Roles) -> None:
         ("width", 72),
         ("height", 0),
         ("num_frames", 6),
-        ("num_frames", 125),
+        ("num_frames", 133),
         ("num_inference_steps", 201),
         ("guidance_scale", float("nan")),
         ("width", 65536),

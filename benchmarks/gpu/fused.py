@@ -1,0 +1,110 @@
+"""The fused diffusers pipeline in a process of its own: requests as lines of JSON in, times out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.split.fused import Fused, started
+
+
+def running(model: Path, device: str) -> AbstractContextManager[Fused]:
+    """What it tells of its loading is its first ``answer``; then each request's ``seconds``, in all and of
+    each stage, ``frames_xxh3`` and memory.
+    """
+    return started("benchmarks.gpu.fused", str(model), device)
+
+
+class _Watch:
+    """Seconds by stage. Where one ends and the next begins the device is waited for, and nowhere else."""
+
+    def __init__(self, settle: Callable[[], None]) -> None:
+        self.seconds: dict[str, float] = {}
+        self._settle = settle
+        self._last = time.monotonic()
+
+    def start(self) -> None:
+        self.seconds.clear()
+        self._last = time.monotonic()
+
+    def end(self, stage: str) -> None:
+        self._settle()
+        now = time.monotonic()
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
+        self._last = now
+
+    def around(self, function: Callable[..., Any], before: str, stage: str) -> Callable[..., Any]:
+        """``function`` is ``stage``, and what was before it is another one."""
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            self.end(before)
+            result = function(*args, **kwargs)
+            self.end(stage)
+            return result
+
+        return watched
+
+
+def _serve(model: Path, place: str) -> None:
+    import numpy as np
+    import torch
+    import xxhash
+    from diffusers import AutoencoderKLWan, WanPipeline
+    from diffusers.utils.logging import disable_progress_bar
+    from transformers.utils import logging
+
+    from services.media.open import open_writer
+    from services.model.device import settle
+
+    disable_progress_bar()
+    logging.disable_progress_bar()
+    device = torch.device(place)
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    started = time.monotonic()
+    # As its documentation advises: the VAE in float32, all else in bfloat16.
+    vae = AutoencoderKLWan.from_pretrained(model, subfolder="vae", dtype=torch.float32)
+    pipeline = WanPipeline.from_pretrained(model, vae=vae, dtype=dtype).to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    watch = _Watch(lambda: settle(device))
+    pipeline.encode_prompt = watch.around(pipeline.encode_prompt, "other", "encode")
+    pipeline.vae.decode = watch.around(pipeline.vae.decode, "denoise", "decode")
+    print(json.dumps({"load_seconds": time.monotonic() - started}), flush=True)
+    for line in sys.stdin:
+        fields = json.loads(line)
+        started = time.monotonic()
+        watch.start()
+        width, height = (int(side) for side in fields["size"].split("x"))
+        output = pipeline(
+            fields["prompt"],
+            width=width,
+            height=height,
+            negative_prompt=fields["negative_prompt"],
+            num_frames=fields["num_frames"],
+            num_inference_steps=fields["num_inference_steps"],
+            guidance_scale=fields["guidance_scale"],
+            generator=torch.Generator("cpu").manual_seed(fields["seed"]),
+            output_type="np",
+        )
+        frames = (output.frames[0] * 255).round().astype(np.uint8)
+        watch.end("pixels")
+        with open_writer(Path(fields["path"]), "mp4", width, height, fields["fps"]) as writer:
+            writer.write(frames)
+            writer.finish()
+        watch.end("save")
+        answer = {
+            "seconds": time.monotonic() - started,
+            "stages": dict(watch.seconds),
+            "frames_xxh3": xxhash.xxh3_64(np.ascontiguousarray(frames).data).hexdigest(),
+        }
+        if device.type == "cuda":
+            answer["allocated_bytes"] = torch.cuda.max_memory_allocated(device)
+        print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    _serve(Path(sys.argv[1]), sys.argv[2])
