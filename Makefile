@@ -9,8 +9,8 @@
 # make bench  some of every topic's measurements, in less than five minutes on two quiet cores; peers that are not
 #             installed are left out (make peers)
 # make bench-TOPIC  all of one topic: requests, peers, transfer, split, scheduler, faults (ARGS=...)
-# make bench-docs  all of all topics into docs/benchmarks, and their plots: an hour
-# make plots  draw docs/benchmarks again from what was measured
+# make bench-docs  all of all topics into docs/benchmarks, then bench-page: an hour
+# make bench-page  docs/benchmarks.md and its plots again, from what was measured
 # make peers  set up the systems that are measured beside Triptych, each in its own environment (700 MB)
 # make proto  generate proto/triptych_proto from control.proto again
 #
@@ -29,7 +29,7 @@ PEERS := .peers
 TOPICS := requests peers transfer split scheduler faults
 RESULTS := docs/benchmarks
 
-.PHONY: demo bench bench-docs peers plots $(TOPICS:%=bench-%) chaos test clients clients-long lint types format proto clean
+.PHONY: demo bench bench-docs bench-page peers $(TOPICS:%=bench-%) chaos test clients clients-long lint types format proto clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -58,10 +58,11 @@ $(TOPICS:%=bench-%): bench-%: $(VENV)/installed-dev
 
 bench-docs: $(VENV)/installed-dev peers
 	for topic in $(TOPICS); do $(BIN)/python -m benchmarks.$$topic --json $(RESULTS)/$$topic.jsonl || exit 1; done
-	$(BIN)/python -m benchmarks.plots $(RESULTS)
+	$(MAKE) bench-page
 
-plots: $(VENV)/installed-dev
+bench-page: $(VENV)/installed-dev
 	$(BIN)/python -m benchmarks.plots $(RESULTS)
+	$(BIN)/python -m benchmarks.page
 
 $(PEERS)/%/installed: benchmarks/peers/%.txt
 	$(PYTHON) -m venv --clear $(PEERS)/$*

@@ -36,6 +36,7 @@ class Topic:
     table: Callable[[Sequence[Report]], str] = goals
     versions: Callable[[], Mapping[str, str]] = field(default=lambda: {})
     rounds: int = ROUNDS
+    short_rounds: int = SHORT_ROUNDS
     takes_model: bool = False
 
     def named(self, names: Sequence[str]) -> list[Row]:
@@ -50,9 +51,8 @@ def main(topic: Topic, arguments: Sequence[str] | None = None) -> int:
     if unknown := [name for name in args.rows if name not in names]:
         print(f"{program}: no row {', '.join(unknown)}; there are {', '.join(names)}", file=sys.stderr)
         return 2
-    rounds = args.rounds or (
-        QUICK_ROUNDS if args.quick else min(SHORT_ROUNDS, topic.rounds) if args.short else topic.rounds
-    )
+    usual = QUICK_ROUNDS if args.quick else topic.short_rounds if args.short else topic.rounds
+    rounds = args.rounds or usual
     rows = topic.named(args.rows or (topic.short if args.short else names))
     try:
         with args.json.open("w") if args.json else contextlib.nullcontext() as lines:

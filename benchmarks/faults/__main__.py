@@ -23,10 +23,11 @@ TOPIC = Topic(
         for system in SYSTEMS
         if system.installed()
     ),
-    short=tuple(system.name for system in SYSTEMS),
+    short=(SYSTEMS[0].name,),
     table=kill.table,
     versions=versions,
     rounds=3,
+    short_rounds=1,
 )
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import statistics
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from benchmarks.connection import Connection
@@ -48,27 +48,16 @@ def _storm(target: Target, before: float, after: float) -> tuple[list[Sample], f
         if sample.reply is not None and sample.reply.denoiser is not None:
             last.append(sample.reply.denoiser)
 
-    killed: list[float] = []
-    failures: list[BaseException] = []
-
-    def kill() -> None:
-        try:
-            time.sleep(before)
-            killed.append(time.monotonic())
-            if isinstance(target, TriptychTarget):
-                _kill_denoiser(target)
-            else:  # the denoiser that has ended a request last, and has been given another since
-                os.kill(last[-1], signal.SIGKILL)
-        except BaseException as failure:
-            failures.append(failure)
-
-    killer = threading.Thread(target=kill)
-    killer.start()
-    samples = closed_loop(target, CLIENTS, seconds=before + after, on_sample=remember)
-    killer.join()
-    if failures:
-        raise failures[0]
-    return samples, killed[0]
+    # The load in a thread, the kill here: a process is told to end when the thread ends that has started it.
+    with ThreadPoolExecutor(1) as threads:
+        load = threads.submit(closed_loop, target, CLIENTS, seconds=before + after, on_sample=remember)
+        time.sleep(before)
+        killed = time.monotonic()
+        if isinstance(target, TriptychTarget):
+            _kill_denoiser(target)
+        else:  # the denoiser that has ended a request last, and has been given another since
+            os.kill(last[-1], signal.SIGKILL)
+        return load.result(), killed
 
 
 def _kill_denoiser(target: TriptychTarget) -> None:

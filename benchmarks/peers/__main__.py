@@ -22,6 +22,7 @@ TOPIC = Topic(
     short=("tiny", "large"),
     table=overhead.table,
     versions=versions,
+    short_rounds=1,
 )
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.faults import kill
 from benchmarks.faults.kill import full_rate_after
 from benchmarks.peers import overhead
 from benchmarks.peers.apps.stages import Work
@@ -147,3 +148,9 @@ def test_the_time_to_full_rate() -> None:
 
 def test_effort_of_a_short_run() -> None:
     assert Effort(short=True).count(overhead.SECONDS, 1) < overhead.SECONDS
+
+
+def test_a_killed_denoiser_is_back_and_nothing_is_lost() -> None:
+    (one,) = kill.measure(SYSTEMS[0])(Effort(rounds=1, quick=True))
+    assert one.value == 0 and not one.raw["failures"] and not one.raw["wrong"]
+    assert one.raw["requests"] >= len(one.raw["ends"]) > 0 and max(one.raw["ends"]) > 0 > min(one.raw["ends"])
