@@ -7,7 +7,6 @@ from typing import Any
 
 from benchmarks.page.results import cell, records, report
 from benchmarks.table import markdown, number
-from benchmarks.transfer.cell import Cell
 
 MB = 10**6
 HEADING = ("what", "goal", "measured", "rounds", "", "others")
@@ -38,7 +37,7 @@ def table(folder: Path) -> str:
     topics = {topic for topic, _ in ROWS}
     found = {(topic, one["row"]): one for topic in topics for one in records(folder, topic)}
     lines = [_line(what, found.get(key)) for key, what in ROWS.items()]
-    return markdown(HEADING, [*lines, *_hops([cell(record) for record in records(folder, "transfer")])])
+    return markdown(HEADING, [*lines, *_hops(records(folder, "transfer"))])
 
 
 def _line(what: str, record: dict[str, Any] | None) -> list[str]:
@@ -48,10 +47,11 @@ def _line(what: str, record: dict[str, Any] | None) -> list[str]:
     return [what, goal, measured, rounds, _verdict(record["met"]), others]
 
 
-def _hops(cells: list[Cell]) -> list[list[str]]:
+def _hops(found: list[dict[str, Any]]) -> list[list[str]]:
     """Those of the data plane."""
     lines = []
-    for one in cells:
+    for record in found:
+        one = cell(record)
         if (one.name, one.nbytes) == ("shm", 42 * MB):
             what, goal, unit, scale = "a 42 MB hop on one host, over one memcpy", 2.5, "x", 1 / one.floor
         elif (one.name, one.nbytes) == ("zmq", 16 * MB):
@@ -60,7 +60,8 @@ def _hops(cells: list[Cell]) -> list[list[str]]:
             continue
         median, low, high = (seconds * scale for seconds in (one.total.median, one.total.p10, one.total.p90))
         measured, rounds = f"{number(median)} {unit}", f"{number(low)}..{number(high)}"
-        lines.append([what, f"<= {goal:g} {unit}", measured, rounds, _verdict(median <= goal), ""])
+        others = number(record["cores_used_by_others"]) if "cores_used_by_others" in record else ""
+        lines.append([what, f"<= {goal:g} {unit}", measured, rounds, _verdict(median <= goal), others])
     return lines
 
 

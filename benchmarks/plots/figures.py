@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.plots.style import colour, figure
+from benchmarks.table import number
 
 Record = dict[str, Any]
 MB = 10**6
@@ -61,21 +62,17 @@ def peers(records: Sequence[Record], path: Path) -> None:
 def _grouped(axes: Any, groups: Sequence[str], bars: dict[str, list[list[float]]]) -> None:
     """Bars side by side with the range of their rounds, and their medians in figures."""
     width = 0.8 / len(bars)
-    for number, (name, samples) in enumerate(bars.items()):
-        places = [group + (number - (len(bars) - 1) / 2) * width for group in range(len(groups))]
+    for order, (name, samples) in enumerate(bars.items()):
+        places = [group + (order - (len(bars) - 1) / 2) * width for group in range(len(groups))]
         middles = [statistics.median(values) for values in samples]
         below = [middle - min(values) for middle, values in zip(middles, samples, strict=True)]
         above = [max(values) - middle for middle, values in zip(middles, samples, strict=True)]
         axes.bar(places, middles, width, yerr=[below, above], capsize=2, color=colour(name), label=name)
-        for place, middle in zip(places, middles, strict=True):
+        for place, values, middle in zip(places, samples, middles, strict=True):
             axes.annotate(
-                f"{middle:.3g}",
-                (place, middle),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="center",
+                number(middle), (place, max(values)), xytext=(0, 3), textcoords="offset points", ha="center",
                 fontsize=7,
-            )
+            )  # fmt: skip
     axes.set_xticks(range(len(groups)), groups)
 
 
@@ -116,10 +113,10 @@ def split(records: Sequence[Record], path: Path) -> None:
         if "memory" in rows:
             rounds = [one["raw"] for one in rows["memory"]["rounds"]]
             names = list(rounds[0]["large"])
-            for number, size in enumerate(("small", "large")):
+            for order, size in enumerate(("small", "large")):
                 megabytes = [statistics.median(one[size][name] for one in rounds) / MB for name in names]
-                places = [place + (number - 0.5) * 0.4 for place in range(len(names))]
-                right.bar(places, megabytes, 0.4, label=size, color=colour(("zmq", "shm")[number]))
+                places = [place + (order - 0.5) * 0.4 for place in range(len(names))]
+                right.bar(places, megabytes, 0.4, label=size, color=colour(("zmq", "shm")[order]))
             right.set_xticks(range(len(names)), names, rotation=20)
             right.set_ylabel("resident memory, MB")
             right.legend(frameon=False)
@@ -137,12 +134,12 @@ def scheduler(records: Sequence[Record], path: Path) -> None:
     queues = [record for record in records if record["row"].startswith("queue")]
     ratios = [record for record in records if ":" in record["row"]]
     with figure(path, "The scheduler", records, columns=2) as (left, right):
-        for number, record in enumerate(queues):
+        for order, record in enumerate(queues):
             depths = list(record["rounds"][0]["raw"])
             rates = [
                 statistics.median(one["raw"][depth]["rate"] for one in record["rounds"]) for depth in depths
             ]
-            shade = colour(("shm", "zmq", "mooncake")[number % 3])
+            shade = colour(("shm", "zmq", "mooncake")[order % 3])
             left.plot([int(depth) for depth in depths], rates, marker="o", color=shade, label=record["what"])
         if queues:
             left.set_xscale("log")

@@ -70,7 +70,8 @@ async def _run(
             async for cell in measured:
                 cells.append(cell)
                 if lines:
-                    print(json.dumps({**cell.record(), **facts}), file=lines, flush=True)
+                    seen = {"cores_used_by_others": others.cores()}  # up to now
+                    print(json.dumps({**cell.record(), **seen, **facts}), file=lines, flush=True)
     finally:  # a run that fails or is stopped shows what it has
         if cells:
             _show(cells)
