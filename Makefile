@@ -6,7 +6,12 @@
 # make lint   ruff and mypy
 # make chaos  3 x 15 minutes of load while processes are killed, frozen, drained and restarted
 #             (ARGS="--seconds N --seeds 1 2 3 --directory DIR"; DIR keeps logs and data)
-# make bench  measure the data plane and whole requests on this machine (ARGS=--quick: only see that it runs)
+# make bench  some of every topic's measurements, in less than five minutes on two quiet cores; peers that are not
+#             installed are left out (make peers)
+# make bench-TOPIC  all of one topic: requests, peers, transfer, split, scheduler, faults (ARGS=...)
+# make bench-docs  all of all topics into docs/benchmarks, then bench-page: an hour
+# make bench-page  docs/benchmarks.md and its plots again, from what was measured
+# make peers  set up the systems that are measured beside Triptych, each in its own environment (700 MB)
 # make proto  generate proto/triptych_proto from control.proto again
 #
 # PYTHON=python3.12 takes another interpreter. PIP_ARGS="--extra-index-url URL" adds a package index,
@@ -20,8 +25,11 @@ WORKERS ?= 2
 PROMPT ?= a red circle moving right
 CLIENTS := .clients
 NODE := tests/clients/node
+PEERS := .peers
+TOPICS := requests peers transfer split scheduler faults
+RESULTS := docs/benchmarks
 
-.PHONY: demo bench chaos test clients clients-long lint types format proto clean
+.PHONY: demo bench bench-docs bench-page peers $(TOPICS:%=bench-%) chaos test clients clients-long lint types format proto clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -43,8 +51,25 @@ chaos: $(VENV)/installed-dev
 	$(BIN)/python -m tests.chaos $(ARGS)
 
 bench: $(VENV)/installed-dev
-	$(BIN)/python -m benchmarks.transfer $(ARGS)
-	$(BIN)/python -m benchmarks.requests $(ARGS)
+	@for topic in $(TOPICS); do $(BIN)/python -m benchmarks.$$topic --short || exit 1; done
+
+$(TOPICS:%=bench-%): bench-%: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.$* $(ARGS)
+
+bench-docs: $(VENV)/installed-dev peers
+	for topic in $(TOPICS); do $(BIN)/python -m benchmarks.$$topic --json $(RESULTS)/$$topic.jsonl || exit 1; done
+	$(MAKE) bench-page
+
+bench-page: $(VENV)/installed-dev
+	$(BIN)/python -m benchmarks.plots $(RESULTS)
+	$(BIN)/python -m benchmarks.page
+
+$(PEERS)/%/installed: benchmarks/peers/%.txt
+	$(PYTHON) -m venv --clear $(PEERS)/$*
+	$(PEERS)/$*/bin/python -m pip install --quiet $(PIP_ARGS) --requirement $<
+	@touch $@
+
+peers: $(PEERS)/ray-serve/installed $(PEERS)/mosec/installed
 
 test: $(VENV)/installed-dev
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
@@ -78,4 +103,4 @@ proto: $(VENV)/installed-dev
 		proto/triptych_proto/control.proto
 
 clean:
-	rm -rf $(VENV) $(CLIENTS) $(NODE)/node_modules build out *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(PEERS) $(NODE)/node_modules build out *.egg-info

@@ -11,6 +11,7 @@ from importlib import import_module
 COMMANDS = {
     "up": ("deploy.onebox", "the whole system on this machine, in the foreground"),
     "generate": ("orchestrator.generate", "send a prompt to a running system and save the video"),
+    "bench": ("orchestrator.bench.command", "put load on a running system, and say how long its videos take"),
     "ctl": ("orchestrator.ctl", "look after a running system: its peers, and where a job's time went"),
     "orchestrator": ("orchestrator.main", "the HTTP endpoint that routes requests through the roles"),
     "encoder": ("services.encoder", "one encoder: prompt to embeddings"),

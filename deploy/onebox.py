@@ -83,7 +83,7 @@ class Process(subprocess.Popen[bytes]):
         self.name = name
         command = [sys.executable, "-m", "triptych", *arguments]
         # Its own session: Ctrl-C reaches the launcher alone, which then stops the others in order.
-        super().__init__(command, stdout=log, stderr=log, start_new_session=True, preexec_fn=_die_with_parent)
+        super().__init__(command, stdout=log, stderr=log, start_new_session=True, preexec_fn=die_with_parent)
 
 
 class OneBox:
@@ -291,7 +291,7 @@ def _items(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """In the child, before exec: even a SIGKILL of the launcher leaves no orphans (Linux only)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

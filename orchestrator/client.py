@@ -40,17 +40,20 @@ class VideoClient:
     """Talks to one server; used as ``async with VideoClient("http://127.0.0.1:30010") as client``.
 
     All methods raise ClientError. Videos are dicts, as the server sends them. ``token`` is an API key or,
-    for operators, the cluster's token, where the server wants one.
+    for operators, the cluster's token, where the server wants one. At most ``connections`` are open at once.
     """
 
-    def __init__(self, server: str, token: str | None = None) -> None:
+    def __init__(self, server: str, token: str | None = None, *, connections: int = 100) -> None:
         self._base = server.rstrip("/").removesuffix("/v1") + "/v1"
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._connections = connections
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> VideoClient:
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=REPLY_SECONDS, sock_read=REPLY_SECONDS)
-        self._session = aiohttp.ClientSession(timeout=timeout, headers=self._headers)
+        self._session = aiohttp.ClientSession(
+            timeout=timeout, headers=self._headers, connector=aiohttp.TCPConnector(limit=self._connections)
+        )
         return self
 
     async def __aexit__(
@@ -96,14 +99,20 @@ class VideoClient:
         return await self._json("POST", "/peers/drain", json={"url": url})
 
     async def wait(
-        self, video_id: str, *, timeout: float, on_progress: Callable[[Video], None] = lambda video: None
+        self,
+        video_id: str,
+        *,
+        timeout: float,
+        on_progress: Callable[[Video], None] = lambda video: None,
+        poll: tuple[float, float] = POLL_SECONDS,
     ) -> Video:
         """The video when it is completed or failed; ``on_progress`` gets every state seen before too.
+        ``poll``: seconds between two looks, at first and at most.
 
         A server that cannot be reached is asked again until ``timeout`` seconds are over.
         """
         deadline = time.monotonic() + timeout
-        pause, longest = POLL_SECONDS
+        pause, longest = poll
         while True:
             video = await _persist(lambda: self.retrieve(video_id), deadline)
             on_progress(video)

@@ -225,8 +225,11 @@ class Orchestrator:
     async def finished(self, job_id: str) -> Job | None:
         with self.watch(job_id) as changed:
             while (job := await self.find(job_id)) is not None and not job.status.final:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(changed.wait(), FOLLOW_SECONDS)
+                if self._store.shared:  # it may be another orchestrator's, of whose steps nobody tells us
+                    with contextlib.suppress(asyncio.TimeoutError):
+                        await asyncio.wait_for(changed.wait(), FOLLOW_SECONDS)
+                else:
+                    await changed.wait()
                 changed.clear()
         return job
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.client import ClientError, VideoClient
-from orchestrator.generate import DEFAULT_SERVER
+from orchestrator.request_options import DEFAULT_SERVER
 from transfer.secrets import read_token
 
 POLL_SECONDS = 0.5

@@ -10,25 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.client import ClientError, Video, VideoClient
+from orchestrator.request_options import add_field_arguments, add_server_arguments, fields
 from transfer.secrets import read_token
 
-DEFAULT_SERVER = "http://127.0.0.1:30010"
 BAR_WIDTH = 30
 CLEAN_UP_SECONDS = 5.0
-
-# Options that are sent as fields of the request when they are given.
-FIELDS = (
-    "model",
-    "size",
-    "num_frames",
-    "seconds",
-    "fps",
-    "num_inference_steps",
-    "guidance_scale",
-    "negative_prompt",
-    "seed",
-    "priority",
-)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, default=Path("out.mp4"), help="file (default: %(default)s)"
     )
-    parser.add_argument("--server", default=DEFAULT_SERVER, metavar="URL", help="(default: %(default)s)")
-    parser.add_argument(
-        "--api-key-file", type=Path, metavar="FILE", help="the key, if the server wants one: one word"
-    )
-    parser.add_argument("--model", help="one of those that the server lists")
-    parser.add_argument("--size", metavar="WxH", help="for example 832x480")
+    add_server_arguments(parser)
+    add_field_arguments(parser)
     parser.add_argument(
         "--image",
         type=Path,
@@ -50,15 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="a reference image (PNG, JPEG or WebP), for models that take one; can be repeated",
     )
-    length = parser.add_mutually_exclusive_group()
-    length.add_argument("--num-frames", type=int, metavar="N", help="length in frames")
-    length.add_argument("--seconds", type=float, metavar="S", help="length in seconds")
-    parser.add_argument("--fps", type=float, metavar="F", help="frames per second")
-    parser.add_argument("--steps", type=int, dest="num_inference_steps", metavar="N", help="denoising steps")
-    parser.add_argument("--guidance-scale", type=float, metavar="G", help="how closely to follow the prompt")
-    parser.add_argument("--negative-prompt", metavar="TEXT", help="what the video does not show")
-    parser.add_argument("--seed", type=int, help="the same seed gives the same video")
-    parser.add_argument("--priority", type=int, metavar="N", help="-10 to 10; higher goes first (default: 0)")
     parser.add_argument(
         "--timeout", type=float, default=3600.0, metavar="S", help="seconds to wait (default: %(default)g)"
     )
@@ -78,13 +51,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _generate(args: argparse.Namespace) -> None:
-    fields = {name: getattr(args, name) for name in FIELDS if getattr(args, name) is not None}
     # Before minutes are spent on a video that cannot be saved.
     await asyncio.to_thread(args.output.parent.mkdir, parents=True, exist_ok=True)
     key = None if args.api_key_file is None else await asyncio.to_thread(read_token, args.api_key_file)
     images = [await asyncio.to_thread(path.read_bytes) for path in args.image]
     async with VideoClient(args.server, key) as client:
-        video = await client.create(images=images, prompt=args.prompt, **fields)
+        video = await client.create(images=images, prompt=args.prompt, **fields(args))
         progress = _Progress()
         try:
             video = await client.wait(video["id"], timeout=args.timeout, on_progress=progress.show)

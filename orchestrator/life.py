@@ -11,6 +11,10 @@ from transfer.pool import arena_bytes
 from transfer.urls import EndpointURL
 from triptych_proto import control_pb2 as pb
 
+# A frame costs a fifth of a millisecond of CPU and more on either side, however small. These commands can
+# wait for the next one that cannot: a slot or a claim stays for a moment longer.
+PATIENT = frozenset({"release", "accept"})
+PATIENT_SECONDS = 0.02
 MAX_COMMANDS_PER_FRAME = 256
 COMMAND_BYTES_PER_FRAME = 1 << 20  # of several commands; a Run with reference images may take more, alone
 MAX_COMMANDS_WAITING = 65_536  # a role that makes us answer and does not read the answers is cut off
@@ -49,6 +53,7 @@ class Life:
         self._outbox_bytes = sum(pool.bytes for pool in hello.pools if pool.name == "outbox")
         self._largest_output_bytes = hello.largest_output_bytes
         self._commands: deque[pb.Command] = deque()
+        self._urgent = False  # a command is among them that is not patient
         self._changed = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -89,8 +94,10 @@ class Life:
 
     def send(self, command: pb.Command) -> None:
         """Queues a command."""
+        self._urgent |= command.WhichOneof("command") not in PATIENT
+        if self._urgent or not self._commands:
+            self._changed.set()
         self._commands.append(command)
-        self._changed.set()
 
     def as_input(self, done: pb.Done) -> pb.Input:
         """Where the output lies that this life reported with ``done``."""
@@ -103,12 +110,19 @@ class Life:
         )
 
     async def frames(self) -> AsyncIterator[pb.Commands]:
-        """What is to be sent, batched."""
+        """What is to be sent, batched; patient commands go with the next urgent one, if one comes in time."""
+        loop = asyncio.get_running_loop()
         while True:
             self._changed.clear()
             if not self._commands:
                 await self._changed.wait()
                 continue
+            if not self._urgent:
+                timer = loop.call_later(PATIENT_SECONDS, self._changed.set)
+                try:
+                    await self._changed.wait()
+                finally:
+                    timer.cancel()
             releases: list[str] = []
             commands: list[pb.Command] = []
             count = nbytes = 0
@@ -124,4 +138,5 @@ class Life:
                     commands.append(command)
             if releases:
                 commands.append(pb.Command(release=pb.Release(task_ids=releases)))
+            self._urgent = self._urgent and bool(self._commands)
             yield pb.Commands(commands=commands)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
@@ -15,6 +14,10 @@ log = logging.getLogger(__name__)
 # A gRPC message costs about 0.2 ms of CPU on either side, however small, so frames that carry nothing
 # but progress are sent at most this often; anything else takes waiting progress along at once.
 PROGRESS_INTERVAL = 0.2
+# That inputs have arrived frees a slot elsewhere, which can wait for a moment: fast tasks end in the
+# meantime, and then one frame says both.
+PATIENT = frozenset({"progress", "input_ready"})
+PATIENT_SECONDS = 0.02
 MAX_EVENTS_PER_FRAME = 256
 MAX_FRAME_BYTES = 1 << 20  # once reached, the next event begins a new frame
 MAX_EVENTS_WAITING = 65_536  # an orchestrator that makes us answer and does not read the answers is cut off
@@ -60,20 +63,29 @@ class Session:
         self._changed.set()
 
     async def frames(self) -> AsyncIterator[Events]:
+        loop = asyncio.get_running_loop()
+        since: float | None = None  # something patient waits
         while not self.closed:
             self._changed.clear()
             if not self._events:
                 await self._changed.wait()
                 continue
-            if all(event.HasField("progress") for event in self._events):
-                wait = self._last_progress + PROGRESS_INTERVAL - time.monotonic()
-                if wait > 0:
+            kinds = {event.WhichOneof("event") for event in self._events}
+            if kinds <= PATIENT:
+                since = loop.time() if since is None else since
+                until = since + PATIENT_SECONDS
+                if kinds == {"progress"}:
+                    until = max(until, self._last_progress + PROGRESS_INTERVAL)
+                if until > loop.time():
+                    timer = loop.call_at(until, self._changed.set)
                     try:
-                        await asyncio.wait_for(self._changed.wait(), wait)
-                        continue
-                    except asyncio.TimeoutError:
-                        pass
-                self._last_progress = time.monotonic()
+                        await self._changed.wait()
+                    finally:
+                        timer.cancel()
+                    continue
+            if "progress" in kinds:
+                self._last_progress = loop.time()
+            since = None
             yield Events(events=self._take())
 
     def _take(self) -> list[Event]:

@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 
 from deploy import onebox
-from orchestrator import generate
 from orchestrator.http.arguments import limits
 from orchestrator.http.options import HttpOptions
+from orchestrator.request_options import FIELDS
 from services.options import RoleOptions
 from services.role import Role
 from triptych import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 # Read by a computed name: for one role after the other, or for each field of a request.
-COMPUTED = {f"{role.value}{suffix}" for role in Role for suffix in ("_urls", "s")} | set(generate.FIELDS)
+COMPUTED = {f"{role.value}{suffix}" for role in Role for suffix in ("_urls", "s")} | set(FIELDS)
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 import ipaddress
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 _URL = re.compile(
     r"grpc://(?:\[(?P<v6>[^\]]*)\]|(?P<name>[^\[\]:/?#@]*))(?::(?P<port>[^/?#@]*))?/?", re.IGNORECASE
@@ -34,19 +35,7 @@ class EndpointURL:
 
         Raises ValueError that quotes the text and says what is wrong with it.
         """
-        match = _URL.fullmatch(text.strip())
-        if match is None:
-            raise ValueError(f"endpoint URL {text!r}: expected grpc://host:port")
-        host, port = match["v6"] if match["v6"] is not None else match["name"], match["port"]
-        port = port if port is not None else str(DEFAULT_PORT)
-        if not re.fullmatch("[0-9]{1,5}", port):
-            raise ValueError(f"endpoint URL {text!r}: port {port!r} is not a number between 1 and 65535")
-        if (match["v6"] is not None) != (":" in host):
-            raise ValueError(f"endpoint URL {text!r}: brackets are for IPv6 addresses")
-        try:
-            return cls(host, int(port))
-        except ValueError as error:
-            raise ValueError(f"endpoint URL {text!r}: {error}") from None
+        return _parse(text)
 
     @property
     def target(self) -> str:
@@ -55,6 +44,23 @@ class EndpointURL:
 
     def __str__(self) -> str:
         return f"grpc://{self.target}"
+
+
+@lru_cache(1024)  # every task names the URLs of its inputs, which are always the same few
+def _parse(text: str) -> EndpointURL:
+    match = _URL.fullmatch(text.strip())
+    if match is None:
+        raise ValueError(f"endpoint URL {text!r}: expected grpc://host:port")
+    host, port = match["v6"] if match["v6"] is not None else match["name"], match["port"]
+    port = port if port is not None else str(DEFAULT_PORT)
+    if not re.fullmatch("[0-9]{1,5}", port):
+        raise ValueError(f"endpoint URL {text!r}: port {port!r} is not a number between 1 and 65535")
+    if (match["v6"] is not None) != (":" in host):
+        raise ValueError(f"endpoint URL {text!r}: brackets are for IPv6 addresses")
+    try:
+        return EndpointURL(host, int(port))
+    except ValueError as error:
+        raise ValueError(f"endpoint URL {text!r}: {error}") from None
 
 
 def is_loopback(host: str) -> bool:

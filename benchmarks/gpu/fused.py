@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.requests.fused import Fused, started
+from benchmarks.split.fused import Fused, started
 
 PIPELINES = {"fused": "WanModularPipeline", "standard": "WanPipeline"}  # by part
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.connection import Connection
 from benchmarks.gpu import device
 from benchmarks.gpu.model import Work
-from benchmarks.requests.connection import Connection
-from benchmarks.requests.system import ROLES, named, resident_bytes, running
+from benchmarks.system import ROLES, named, resident_bytes, running
 
 POLL_SECONDS = 0.02
 

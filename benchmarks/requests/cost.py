@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.requests.connection import Connection
-from benchmarks.requests.row import Effort, Round, middle
-from benchmarks.requests.system import cpu_seconds, named, running
+from benchmarks.connection import Connection
+from benchmarks.row import Effort, Round, middle
+from benchmarks.system import cpu_seconds, named, running
 
 WAN_480P: dict[str, Any] = {"prompt": "cost", "size": "832x480", "num_frames": 81, "guidance_scale": 1.0}
 QUICK: dict[str, Any] = {**WAN_480P, "size": "64x64", "num_frames": 5}

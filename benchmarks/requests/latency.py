@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from benchmarks.requests.connection import Connection, Journey
-from benchmarks.requests.row import Effort, Round, middle
-from benchmarks.requests.system import cpu_seconds, running
+from benchmarks.connection import Connection, Journey
+from benchmarks.row import Effort, Round, middle
+from benchmarks.system import cpu_seconds, running
 from benchmarks.table import Spread
 
 WARM_UP = 10
@@ -34,7 +34,6 @@ class Seen:
 
     def add(self, journey: Journey, timeline: dict[str, Any]) -> None:
         self.totals.append(journey.total)
-        self.parts["create"].append(journey.create)
         self.parts["server"].append(timeline["completed_at"] - timeline["created_at"])
         for attempt in timeline["attempts"]:
             self.parts[f"{attempt['stage']} at the orchestrator"].append(
@@ -65,12 +64,12 @@ def measure(embeddings: int, latents: int, requests: int) -> Callable[[Effort], 
         model = f"emulated:embeddings={embeddings},latents={latents}"
         with running(model) as box, Connection(box.port) as connection:
             for _ in range(effort.count(WARM_UP, 2)):
-                connection.generate(TINY)
+                connection.sync(TINY)
             for _ in range(effort.rounds):
                 seen = Seen()
                 before = {process.name: cpu_seconds(process.pid) for process in box.processes}
                 for seed in range(effort.count(requests, 3)):
-                    journey = connection.generate({**TINY, "seed": seed})
+                    journey = connection.sync({**TINY, "seed": seed})
                     seen.add(journey, connection.timeline(journey.video["id"]))
                 used = {p.name.split()[0]: cpu_seconds(p.pid) - before[p.name] for p in box.processes}
                 yield seen.round(used)
@@ -90,5 +89,5 @@ def summary(rounds: list[Round]) -> str:
     return (
         f"p90 {middle(rounds, 'p90'):.2f} ms; {part('server'):.2f} ms from acceptance to completion:"
         f" {stages}, of which the stages' own work {computed:.2f} and moving tensors {part('transfer'):.2f};"
-        f" POST answered after {part('create'):.2f}; CPU a request: {cpu}"
+        f" CPU a request: {cpu}"
     )

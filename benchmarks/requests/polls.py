@@ -12,10 +12,10 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.requests.connection import Connection
+from benchmarks.connection import Connection
 from benchmarks.requests.latency import TINY
-from benchmarks.requests.row import Effort, Round, middle
-from benchmarks.requests.system import cpu_seconds, named, running, starved_seconds
+from benchmarks.row import Effort, Round, middle
+from benchmarks.system import cpu_seconds, named, running, starved_seconds
 
 CONNECTIONS = 50
 SECONDS = 8.0  # of a round

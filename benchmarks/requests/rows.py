@@ -1,27 +1,19 @@
-"""All rows, in the order in which they are shown."""
+"""Rows of the topic: requests that wait for nothing, and an orchestrator that is asked a lot."""
 
 from __future__ import annotations
 
-from benchmarks.requests import (
-    backlog,
-    cost,
-    decisions,
-    latency,
-    loss,
-    memory,
-    polls,
-    split,
-    throughput,
-)
-from benchmarks.requests.row import Goal, Row
+from benchmarks.requests import cost, latency, polls, rate
+from benchmarks.row import Goal, Row
+from benchmarks.runner import Topic
 
 _TENSORS = (4 * 10**6, 42 * 10**6)
 # Of Wan at 480p and 81 frames: two of [1, 512, 4096] bfloat16, and [1, 16, 21, 60, 104] float32.
 _WAN = (2 * 512 * 4096 * 2, 16 * 21 * 60 * 104 * 4)
 
-ROWS = {
-    row.name: row
-    for row in (
+TOPIC = Topic(
+    "requests",
+    "Measures requests that wait for nothing: their time, and the orchestrator's CPU.",
+    (
         Row(
             "tiny",
             "tiny request, one client, p50",
@@ -43,29 +35,10 @@ ROWS = {
             latency.measure(*_WAN, requests=50),
             latency.summary,
         ),
+        Row(
+            "rate", "tiny requests, 8 clients", Goal(730, "req/s", at_least=True), rate.measure, rate.summary
+        ),
         Row("cpu", "orchestrator CPU per 480p/81 video", Goal(5, "ms"), cost.measure, cost.summary),
-        Row("split", "split over fused, one request", Goal(1.05), split.measure, split.summary),
-        Row(
-            "queue",
-            "requests/s, 10,000 waiting over 100",
-            Goal(0.95, at_least=True),
-            backlog.measure,
-            backlog.summary,
-        ),
-        Row(
-            "decisions",
-            "the same, scheduler alone",
-            Goal(0.95, at_least=True),
-            decisions.measure,
-            decisions.summary,
-        ),
-        Row(
-            "throughput",
-            "throughput over the bound",
-            Goal(0.97, at_least=True),
-            throughput.measure,
-            throughput.summary,
-        ),
         Row(
             "polls",
             "event loop's lag p99, 50 clients' polls",
@@ -73,13 +46,6 @@ ROWS = {
             polls.measure,
             polls.summary,
         ),
-        Row("kill", "a denoiser killed: failed or wrong", Goal(0), loss.measure, loss.summary),
-        Row(
-            "memory",
-            "a role's memory over its weights",
-            Goal(1.05),
-            memory.measure,
-            memory.summary,
-        ),
-    )
-}
+    ),
+    short=("tiny", "tensors", "rate"),
+)

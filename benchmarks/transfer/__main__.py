@@ -23,7 +23,8 @@ from transfer.errors import TransferError
 NAMES = (*ENGINES, PLAIN_ZMQ, PLAIN_MOONCAKE)
 SIZES = (10**3, 10**6, 4 * 10**6, 16 * 10**6, 42 * 10**6, 100 * 10**6, 256 * 10**6)
 QUICK_SIZES = (10**3, 10**6)
-ROUNDS, QUICK_ROUNDS = 21, 3
+SHORT_SIZES = (10**3, 4 * 10**6, 42 * 10**6)
+ROUNDS, SHORT_ROUNDS, QUICK_ROUNDS = 21, 7, 3
 WARM_UP = 2  # rounds before those that count: connections, mappings, code
 PACKAGES = (
     "torch",
@@ -42,8 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing := [name for name in names if not _installed(name)]:
         print(f"benchmarks.transfer: {', '.join(missing)}: Mooncake is not installed", file=sys.stderr)
         return 2
-    sizes = args.sizes or (QUICK_SIZES if args.quick else SIZES)
-    rounds = args.rounds or (QUICK_ROUNDS if args.quick else ROUNDS)
+    sizes = args.sizes or (QUICK_SIZES if args.quick else SHORT_SIZES if args.short else SIZES)
+    rounds = args.rounds or (QUICK_ROUNDS if args.quick else SHORT_ROUNDS if args.short else ROUNDS)
     cold_bytes = 0 if args.quick else max(machine.cache_bytes(), max(sizes))
     try:
         with args.json.open("w") if args.json else contextlib.nullcontext() as lines:
@@ -69,7 +70,8 @@ async def _run(
             async for cell in measured:
                 cells.append(cell)
                 if lines:
-                    print(json.dumps({**cell.record(), **facts}), file=lines, flush=True)
+                    seen = {"cores_used_by_others": others.cores()}  # up to now
+                    print(json.dumps({**cell.record(), **seen, **facts}), file=lines, flush=True)
     finally:  # a run that fails or is stopped shows what it has
         if cells:
             _show(cells)
@@ -120,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", type=_size, nargs="+", metavar="SIZE", help="such as 1KB 42MB (decimal)")
     parser.add_argument("--rounds", type=_rounds, metavar="N", help=f"how often each (default: {ROUNDS})")
     parser.add_argument("--engines", nargs="+", choices=NAMES, metavar="NAME", help=f"of {', '.join(NAMES)}")
-    parser.add_argument("--quick", action="store_true", help="see that it runs: few, small, caches warm")
+    effort = parser.add_mutually_exclusive_group()
+    effort.add_argument("--short", action="store_true", help="fewer sizes and rounds, within a minute")
+    effort.add_argument("--quick", action="store_true", help="see that it runs: few, small, caches warm")
     return parser
 
 

@@ -27,7 +27,7 @@ from orchestrator.store import rows
 from orchestrator.store.database import Database
 from orchestrator.store.errors import StoreError
 from orchestrator.store.migrate import migrate
-from orchestrator.store.statements import FINAL, UNFINISHED, batches, lock, read
+from orchestrator.store.statements import ADD, ALIVE, FINAL, UNFINISHED, WRITE, batches, lock, read
 from orchestrator.store.tables import clock, identity, jobs, orchestrators, reference_images
 
 OVERLAP_SECONDS = 10.0  # longer than a write takes from reading the clock to its commit
@@ -100,12 +100,9 @@ class JobStore:
         ``images`` are its reference images, in order. They go when the job fails or is deleted.
         """
         row = rows.row(job)
-        insert = postgresql.insert if self.shared else sqlite.insert
-        put = insert(jobs).values(updated_at=clock(), deleted=False)
-        put = put.on_conflict_do_nothing(index_elements=["idempotency_key"])
 
         def add(connection: sa.Connection) -> Job:
-            if connection.execute(put.returning(jobs.c.id), row).scalar() is not None:
+            if connection.execute(ADD[self.shared], row).scalar() is not None:
                 for position, data in enumerate(images):
                     values = {"job_id": job.id, "position": position, "data": data}
                     connection.execute(sa.insert(reference_images), values)
@@ -303,7 +300,11 @@ class JobStore:
         found = [row for batch in batches(sorted(new)) for row in lock(connection, batch)]
         # After the locks: another life that takes the name later reads these rows only when they are written.
         owners = {row["owner"] for row in new.values()} & self._lives.keys()
-        gone = {owner for owner in owners if not connection.scalar(sa.select(self._alive(owner)))}
+        gone = {
+            owner
+            for owner in owners
+            if not connection.scalar(ALIVE, {"owner": owner, "life": self._lives[owner]})
+        }
         writable = {
             row["id"]
             for row in found
@@ -312,8 +313,7 @@ class JobStore:
             and (row["status"] not in FINAL or row["status"] == new[row["id"]]["status"])
         }
         if writable:
-            write = sa.update(jobs).where(jobs.c.id == sa.bindparam("key")).values(updated_at=clock())
-            connection.execute(write, [{**new[job_id], "key": job_id} for job_id in sorted(writable)])
+            connection.execute(WRITE, [{**new[job_id], "key": job_id} for job_id in sorted(writable)])
             failed = [job_id for job_id in writable if new[job_id]["status"] == Status.FAILED.value]
             for batch in batches(failed):
                 connection.execute(sa.delete(reference_images).where(reference_images.c.job_id.in_(batch)))

@@ -15,14 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.connection import Connection
 from benchmarks.requests import polls
-from benchmarks.requests.__main__ import main
-from benchmarks.requests.connection import Connection
-from benchmarks.requests.decisions import Bench
 from benchmarks.requests.latency import TINY
-from benchmarks.requests.row import HEADING, Effort, Goal, Report, Round, Row, middle
-from benchmarks.requests.rows import ROWS
-from benchmarks.requests.system import cpu_seconds, named, resident_bytes, running
+from benchmarks.requests.rows import TOPIC
+from benchmarks.row import HEADING, Effort, Goal, Report, Round, Row, middle
+from benchmarks.runner import main
+from benchmarks.system import cpu_seconds, named, resident_bytes, running
 from deploy.onebox import OneBox
 
 ROOT = Path(__file__).parents[2]
@@ -96,12 +95,12 @@ def test_the_median_is_held_against_the_goal() -> None:
 def test_a_quick_run_measures_what_is_asked_for(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
     run = subprocess.run(
-        [*COMMAND, "--quick", "--rounds", "2", "--json", str(lines), "tiny", "decisions"],
+        [*COMMAND, "--quick", "--rounds", "2", "--json", str(lines), "tiny", "rate"],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr
     records = {record["row"]: record for record in map(json.loads, lines.read_text().splitlines())}
-    assert list(records) == ["tiny", "decisions"]
+    assert list(records) == ["tiny", "rate"]
     for record in records.values():
         values = sorted(one["value"] for one in record["rounds"])
         assert len(values) == 2 and 0 < values[0] <= record["measured"] <= values[1]
@@ -122,9 +121,21 @@ def test_a_quick_run_measures_what_is_asked_for(tmp_path: Path) -> None:
 def test_a_journey_ends_with_a_completed_video(connection: Connection) -> None:
     journey = connection.generate({**TINY, "seed": 3})
     assert journey.video["status"] == "completed" and journey.video["size"] == "16x16"
-    assert 0 < journey.create < journey.total and journey.polls >= 1
+    assert journey.total > 0 and journey.polls >= 1
     timeline = connection.timeline(journey.video["id"])
     assert timeline["completed_at"] - timeline["created_at"] < journey.total
+    waited = connection.sync({**TINY, "seed": 3})
+    assert waited.video["status"] == "completed" and waited.polls == 0 and waited.total > 0
+    assert waited.video["frames_xxh3"] == journey.video["frames_xxh3"]
+
+
+def test_a_row_without_a_goal_is_neither_met_nor_missed() -> None:
+    row = Row("name", "what", None, lambda effort: iter(()), unit="ms")
+    seen = Report(row, [Round(1.0), Round(3.0)], load=0.5, others=0.25)
+    assert seen.met is None and seen.line()[4:6] == ["", ""] and seen.line()[2] == "2.00 ms"
+    record = seen.record("topic")
+    assert (record["benchmark"], record["met"], record["goal"], record["unit"]) == ("topic", None, None, "ms")
+    assert (record["lowest"], record["measured"], record["highest"]) == (1.0, 2.0, 3.0)
 
 
 def test_an_error_is_no_result(connection: Connection) -> None:
@@ -215,11 +226,6 @@ def test_what_the_kernel_says_of_a_process(box: OneBox) -> None:
     del ballast
 
 
-async def test_the_scheduler_alone_does_every_job() -> None:
-    bench = Bench(depth=30)
-    assert await bench.run(45) > 0
-
-
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
 def test_no_process_outlives_it(number: signal.Signals, code: int, tmp_path: Path) -> None:
     with subprocess.Popen(
@@ -237,25 +243,16 @@ def test_no_process_outlives_it(number: signal.Signals, code: int, tmp_path: Pat
 
 
 def test_rows_can_be_told_apart() -> None:
-    assert {
-        "tiny",
-        "tensors",
-        "wan",
-        "cpu",
-        "split",
-        "queue",
-        "throughput",
-        "polls",
-        "kill",
-        "memory",
-    } <= set(ROWS)
-    assert len({row.what for row in ROWS.values()}) == len(ROWS)
-    assert Effort().count(5, 1) == 5 and Effort(quick=True).count(5, 1) == 1
+    names = [row.name for row in TOPIC.rows]
+    assert {"tiny", "tensors", "wan", "rate", "cpu", "polls"} == set(names) and len(names) == 6
+    assert len({row.what for row in TOPIC.rows}) == len(names) and set(TOPIC.short) <= set(names)
+    full, quick, short = Effort(), Effort(quick=True), Effort(short=True)
+    assert [effort.count(50, 1) for effort in (full, quick, short)] == [50, 1, 20]
 
 
 def test_bad_options_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--quick", "pigeon"]) == 2
+    assert main(TOPIC, ["--quick", "pigeon"]) == 2
     assert "pigeon" in capsys.readouterr().err
     with pytest.raises(SystemExit) as ended:
-        main(["--rounds", "0"])
+        main(TOPIC, ["--rounds", "0"])
     assert ended.value.code == 2

@@ -397,3 +397,12 @@ async def carried_out(actions: list[tuple[object, ...]], max_batch: int) -> None
         assert all(len(loop) <= max_batch for loop in bench.stage.loops)
         bench.worker.release(list(bench.worker.outputs))
         assert bench.worker.idle.is_set()
+
+
+async def test_tensors_are_not_spelled_out(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ``deque`` that misses what it shall remove spells it out in its error, which takes milliseconds."""
+    spelled: list[str] = []
+    monkeypatch.setattr(torch.Tensor, "__repr__", lambda self: spelled.append("") or "tensor")
+    bench.stage.go_on()
+    await bench.made(await bench.run(0), 0)
+    assert not spelled

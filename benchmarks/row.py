@@ -1,26 +1,34 @@
-"""A row of the benchmark: what it measures, its goal, and what it found."""
+"""A row of a benchmark: what it measures, its goal, and what it found."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from benchmarks.table import number
 
+SHORT = 0.4  # of the requests of a full run
 HEADING = ("row", "what", "measured", "rounds", "goal", "", "others")
 
 
 @dataclass(frozen=True)
 class Effort:
-    """How much to measure. ``quick`` shows that a row runs; its numbers mean little."""
+    """How much to measure. ``quick`` shows that a row runs; its numbers mean little. ``short`` is for people
+    who want to see numbers within minutes: a part of the requests.
+    """
 
     rounds: int = 5
     quick: bool = False
+    short: bool = False
+    model: Path | None = None  # in place of the tiny one, for topics that take one
 
     def count(self, full: int, quick: int) -> int:
-        return quick if self.quick else full
+        if self.quick:
+            return quick
+        return max(quick, round(full * SHORT)) if self.short else full
 
 
 @dataclass(frozen=True)
@@ -60,13 +68,16 @@ class Goal:
 
 @dataclass(frozen=True)
 class Row:
-    """``measure`` yields its rounds one by one, and leaves no process behind however it ends."""
+    """``measure`` yields its rounds one by one, and leaves no process behind however it ends. Without a
+    ``goal`` it is there to be known; then ``unit`` says what is measured.
+    """
 
     name: str
     what: str
-    goal: Goal
+    goal: Goal | None
     measure: Callable[[Effort], Iterator[Round]]
     summary: Callable[[list[Round]], str] = lambda rounds: ""  # a line about what was seen beside
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,31 +94,39 @@ class Report:
         return statistics.median(one.value for one in self.rounds)
 
     @property
-    def met(self) -> bool:
-        return self.row.goal.met(self.median)
+    def unit(self) -> str:
+        return self.row.goal.unit if self.row.goal else self.row.unit
+
+    @property
+    def met(self) -> bool | None:
+        """None without a goal."""
+        return self.row.goal.met(self.median) if self.row.goal else None
 
     def line(self) -> list[str]:
         values = [one.value for one in self.rounds]
         return [
             self.row.name,
             self.row.what,
-            f"{number(self.median)} {self.row.goal.unit}".rstrip(),
+            f"{number(self.median)} {self.unit}".rstrip(),
             f"{number(min(values))}..{number(max(values))}",
-            str(self.row.goal),
-            "met" if self.met else "missed",
+            str(self.row.goal or ""),
+            {True: "met", False: "missed", None: ""}[self.met],
             number(self.others),
         ]
 
-    def record(self) -> dict[str, Any]:
+    def record(self, topic: str) -> dict[str, Any]:
         """For a line of JSON."""
+        values = [one.value for one in self.rounds]
         return {
-            "benchmark": "requests",
+            "benchmark": topic,
             "row": self.row.name,
             "what": self.row.what,
             "measured": self.median,
-            "unit": self.row.goal.unit,
-            "goal": self.row.goal.value,
-            "at_least": self.row.goal.at_least,
+            "lowest": min(values),
+            "highest": max(values),
+            "unit": self.unit,
+            "goal": self.row.goal and self.row.goal.value,
+            "at_least": self.row.goal and self.row.goal.at_least,
             "met": self.met,
             "rounds": [asdict(one) for one in self.rounds],
             "load_before": self.load,

@@ -43,7 +43,7 @@ class Fused:
 @contextlib.contextmanager
 def running(model: Path, threads: int) -> Iterator[Fused]:
     """Loaded and ready."""
-    with started("benchmarks.requests.fused", str(model), str(threads)) as fused:
+    with started("benchmarks.split.fused", str(model), str(threads)) as fused:
         fused.answer()
         yield fused
 
@@ -69,7 +69,7 @@ def _serve(model: Path, threads: int) -> None:
     import numpy as np
     import torch
     import xxhash
-    from diffusers import WanPipeline
+    from diffusers import DiffusionPipeline
     from diffusers.utils.logging import disable_progress_bar
     from transformers.utils import logging
 
@@ -78,7 +78,7 @@ def _serve(model: Path, threads: int) -> None:
     disable_progress_bar()
     logging.disable_progress_bar()
     torch.set_num_threads(threads)
-    pipeline = WanPipeline.from_pretrained(model, dtype=torch.float32)
+    pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     print("{}", flush=True)
     for line in sys.stdin:

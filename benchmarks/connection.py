@@ -15,10 +15,9 @@ JOB_SECONDS = 300.0
 
 @dataclass(frozen=True)
 class Journey:
-    """A request from its first byte to the answer that said completed; all in seconds."""
+    """A request from its first byte to its end, in seconds, and the video as it then was."""
 
     total: float
-    create: float  # until POST was answered
     polls: int
     video: dict[str, Any]
 
@@ -38,6 +37,13 @@ class Connection:
         self._connection.close()
 
     def call(self, method: str, path: str, fields: dict[str, Any] | None = None) -> dict[str, Any]:
+        _, text = self._answer(method, path, fields)
+        answer: dict[str, Any] = json.loads(text)
+        return answer
+
+    def _answer(
+        self, method: str, path: str, fields: dict[str, Any] | None
+    ) -> tuple[http.client.HTTPResponse, bytes]:
         body = None if fields is None else json.dumps(fields)
         headers = {} if body is None else {"Content-Type": "application/json"}
         self._connection.request(method, f"/v1{path}", body, headers)
@@ -45,23 +51,28 @@ class Connection:
         text = response.read()
         if response.status != 200:
             raise RuntimeError(f"{method} {path} was answered {response.status}: {text[:500]!r}")
-        answer: dict[str, Any] = json.loads(text)
-        return answer
+        return response, text
 
     def create(self, fields: dict[str, Any]) -> str:
         """The id of a new job."""
         return str(self.call("POST", "/videos", fields)["id"])
 
+    def sync(self, fields: dict[str, Any]) -> Journey:
+        """A request to the last byte of its file, which is what it is answered with."""
+        started = time.monotonic()
+        response, _ = self._answer("POST", "/videos/sync", fields)
+        total = time.monotonic() - started
+        return Journey(total, 0, self.call("GET", f"/videos/{response.headers['X-Video-Id']}"))
+
     def generate(self, fields: dict[str, Any], pause: float = PAUSE_SECONDS) -> Journey:
-        """A request to its end; ``pause`` lies between an answer and the next poll."""
+        """A request to its end, as polls see it; ``pause`` lies between an answer and the next poll."""
         started = time.monotonic()
         video = self.call("POST", "/videos", fields)
-        created = time.monotonic()
         video, polls = self.wait(video["id"], pause)
         ended = time.monotonic()
         if video["status"] == "failed":
             raise RuntimeError(f"video {video['id']} failed: {video['error']}")
-        return Journey(ended - started, created - started, polls, video)
+        return Journey(ended - started, polls, video)
 
     def wait(self, job_id: str, pause: float = PAUSE_SECONDS) -> tuple[dict[str, Any], int]:
         """The video when it is completed or failed, and the number of polls."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import socket
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -44,6 +47,31 @@ def running(
                 except RuntimeError as error:
                     raise RuntimeError(f"{error}\n{path.read_text(errors='replace')[-2000:]}") from None
                 yield box
+
+
+def until_ready(port: int, process: Process, seconds: float) -> None:
+    """Returns when the orchestrator there has all its roles; RuntimeError if it ends or the time does."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/peers", timeout=5.0) as reply:
+                if all(peer["state"] == "ready" for peer in json.load(reply)["data"]):
+                    return
+        except OSError:
+            if process.poll() is not None:
+                raise RuntimeError(f"{process.name} ended with exit code {process.returncode}") from None
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{process.name} was not ready after {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+def free_ports(count: int) -> list[int]:
+    """All different, and free at this moment."""
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def named(box: OneBox, kind: str) -> Process:

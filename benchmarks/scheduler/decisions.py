@@ -8,8 +8,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 
-from benchmarks.requests.backlog import FEW, MANY
-from benchmarks.requests.row import Effort, Round, middle
+from benchmarks.row import Effort, Round, middle
 from orchestrator.jobs import Job
 from orchestrator.life import Life
 from orchestrator.metrics import Metrics
@@ -17,6 +16,7 @@ from orchestrator.scheduler import Fate, Scheduler, SchedulerOptions
 from transfer.urls import EndpointURL
 from triptych_proto import control_pb2 as pb
 
+FEW, MANY = 100, 10_000
 MODEL = "emulated"
 INSTANCES = {"encoder": 2, "denoiser": 8, "decoder": 2}
 CAPACITY = 2

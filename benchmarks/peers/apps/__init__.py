@@ -1,0 +1,1 @@
+"""The peers' side, each in an environment of its own, with nothing of Triptych in it."""

@@ -1,0 +1,131 @@
+"""Requests per second, and the orchestrator's CPU for each, by jobs that wait and instances there are."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from benchmarks.connection import Connection
+from benchmarks.requests.latency import TINY
+from benchmarks.row import Effort, Report, Round, middle
+from benchmarks.scheduler import swarm
+from benchmarks.system import QUIET, START_SECONDS, cpu_seconds, free_ports, until_ready
+from benchmarks.table import markdown, number
+from deploy.onebox import ROLES, Process
+
+DEPTHS = (100, 1_000, 10_000)
+SERVER = (*QUIET, "--max-queue", str(2 * DEPTHS[-1]), "--absence-timeout", "3600")
+JOBS = 400  # that are timed
+WARM_UP = 50
+
+
+class System:
+    """An orchestrator with jobs in SQLite, as users run it, and a swarm that serves only while measured."""
+
+    def __init__(self, orchestrator: Process, swarm: swarm.Swarm, connection: Connection) -> None:
+        self._orchestrator = orchestrator
+        self._swarm = swarm
+        self._connection = connection
+        self._waiting = 0
+
+    def fill(self, depth: int) -> None:
+        while self._waiting < depth:
+            self._connection.create(TINY)
+            self._waiting += 1
+
+    def measure(self, jobs: int) -> dict[str, float]:
+        """``rate``, requests finished per second, for each of which a new one is accepted; ``cpu``, what each
+        costs the orchestrator in milliseconds.
+        """
+        depth = self._waiting
+        self._swarm.go()
+        self._serve(WARM_UP)
+        used, started = cpu_seconds(self._orchestrator.pid), time.monotonic()
+        done = self._serve(jobs)
+        seconds, used = time.monotonic() - started, cpu_seconds(self._orchestrator.pid) - used
+        self._swarm.stop()
+        self.fill(depth)
+        return {"rate": done / seconds, "cpu": used * 1e3 / done}
+
+    def _serve(self, jobs: int) -> int:
+        done = 0
+        while done < jobs:
+            ended = self._swarm.wait()
+            done += ended
+            for _ in range(ended):
+                self._connection.create(TINY)
+        return done
+
+
+def measure(instances: int) -> Callable[[Effort], Iterator[Round]]:
+    """With so many instances of each role; the value of a round is the rate with the most jobs waiting over
+    that with the fewest. One system for each depth, measured in turn; the others stand still meanwhile.
+    """
+
+    def rounds(effort: Effort) -> Iterator[Round]:
+        depths = [depth for depth in DEPTHS if depth <= effort.count(DEPTHS[-1], DEPTHS[1])]
+        with contextlib.ExitStack() as stack:
+            systems = {depth: stack.enter_context(_running(instances)) for depth in depths}
+            for depth, system in systems.items():
+                system.fill(depth)
+            for turn in range(effort.rounds):
+                order = sorted(systems, reverse=bool(turn % 2))  # none is always the one that goes first
+                seen = {depth: systems[depth].measure(effort.count(JOBS, 20)) for depth in order}
+                by_depth = {str(depth): seen[depth] for depth in depths}
+                yield Round(seen[depths[-1]]["rate"] / seen[depths[0]]["rate"], by_depth)
+
+    return rounds
+
+
+@contextlib.contextmanager
+def _running(instances: int) -> Iterator[System]:
+    port, *free = free_ports(1 + len(ROLES) * instances)
+    ports = {role: free[number :: len(ROLES)] for number, role in enumerate(ROLES)}
+    with (
+        tempfile.TemporaryDirectory(prefix="triptych-bench-") as scratch,
+        (Path(scratch) / "log").open("wb") as log,
+        swarm.running(ports) as instances_of_all,
+    ):
+        words = ["orchestrator", "--port", str(port), "--data-dir", scratch, *SERVER]
+        for role, given in ports.items():
+            words += [f"--{role}-urls", *(f"grpc://127.0.0.1:{one}" for one in given)]
+        with Process("orchestrator", words, log) as orchestrator, Connection(port) as connection:
+            try:
+                until_ready(port, orchestrator, START_SECONDS)
+                yield System(orchestrator, instances_of_all, connection)
+            finally:
+                orchestrator.kill()
+
+
+def summary(rounds: list[Round]) -> str:
+    seen = [
+        f"{middle(rounds, depth, 'rate'):.0f} requests/s, {middle(rounds, depth, 'cpu'):.2f} ms of CPU each"
+        f" with {depth} waiting"
+        for depth in rounds[0].raw
+    ]
+    return "; ".join(seen)
+
+
+HEADING = ("instances", "waiting", "requests/s", "range", "orchestrator CPU ms a request", "others")
+
+
+def table(reports: Sequence[Report]) -> str:
+    """A line for each number of instances and of waiting jobs."""
+    lines = []
+    for report in reports:
+        for depth in report.rounds[0].raw:
+            rates = [one.raw[depth]["rate"] for one in report.rounds]
+            lines.append(
+                [
+                    report.row.what,
+                    depth,
+                    number(middle(report.rounds, depth, "rate")),
+                    f"{number(min(rates))}..{number(max(rates))}",
+                    number(middle(report.rounds, depth, "cpu")),
+                    number(report.others),
+                ]
+            )
+    return markdown(HEADING, lines)
