@@ -3,6 +3,7 @@
 # make clients  set up the clients of other makers that are tested, each in its own environment (1.3 GB);
 #             tests of a client that is not there are skipped. Needs npm
 # make clients-long  every command of AIPerf's tutorial, some minutes
+# make families-long  every family's tiny model in real processes, some minutes
 # make lint   ruff and mypy
 # make chaos  3 x 15 minutes of load while processes are killed, frozen, drained and restarted
 #             (ARGS="--seconds N --seeds 1 2 3 --directory DIR"; DIR keeps logs and data)
@@ -29,7 +30,7 @@ PEERS := .peers
 TOPICS := requests peers transfer split scheduler faults
 RESULTS := docs/benchmarks
 
-.PHONY: demo bench bench-docs bench-page peers $(TOPICS:%=bench-%) chaos test clients clients-long lint types format proto clean
+.PHONY: demo bench bench-docs bench-page peers $(TOPICS:%=bench-%) chaos test clients clients-long families-long lint types format proto clean
 .DELETE_ON_ERROR:
 
 $(BIN)/python:
@@ -87,6 +88,9 @@ clients: $(CLIENTS)/openai-2/installed $(CLIENTS)/aiperf/installed $(NODE)/node_
 
 clients-long: $(VENV)/installed-dev clients
 	$(BIN)/python -m pytest tests/clients -m long $(ARGS)
+
+families-long: $(VENV)/installed-dev
+	$(BIN)/python -m pytest tests/e2e/test_every_family.py -m long $(ARGS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
