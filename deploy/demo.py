@@ -10,8 +10,7 @@ from pathlib import Path
 
 import av
 
-from deploy import tiny_model
-from deploy.onebox import OneBox
+from deploy.onebox import DEMO_MODEL, OneBox
 from orchestrator import generate
 from services import model_source
 
@@ -24,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--model",
+        default=str(DEMO_MODEL),
         metavar="DIR",
-        help="a diffusers model folder (default: a tiny one with random weights, made here)",
+        help="a diffusers model folder (default: the demo model; it draws a red, green, blue, yellow or white"
+        " circle, square or triangle that moves left, right, up, down or not, on dark or light ground)",
     )
     parser.add_argument(
         "--output", type=Path, default=Path("out/demo.mp4"), metavar="FILE", help="(default: %(default)s)"
@@ -34,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """0 only if the file that came back plays; 2: no such model."""
-    if args.model is not None and (reason := model_source.problem(args.model)):
+    if reason := model_source.problem(args.model):
         print(f"triptych demo: {reason}", file=sys.stderr)
         return 2
     output: Path = args.output
@@ -42,13 +43,8 @@ def run(args: argparse.Namespace) -> int:
     log_path = output.with_suffix(".log")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="triptych-demo-") as scratch, log_path.open("wb") as log:
-        model = args.model
-        if model is None:
-            model = str(tiny_model.build(Path(scratch) / "tiny-wan"))
-            print(
-                "model: a tiny Wan with random weights (its videos are noise: the point is the way they take)"
-            )
-        box = OneBox(model, data_dir=Path(scratch) / "data", log=log)
+        print(f"model: {args.model}")
+        box = OneBox(args.model, data_dir=Path(scratch) / "data", log=log)
         print(f"starting orchestrator, encoder, denoiser, decoder; their log is {log_path}")
         try:
             with box:

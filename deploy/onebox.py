@@ -19,6 +19,7 @@ from typing import IO
 
 from services import model_source
 
+DEMO_MODEL = Path(__file__).parent / "demo_model"  # tiny, and trained: it draws what the prompt says
 ROLES = ("encoder", "denoiser", "decoder")
 STOP_SECONDS = 5.0  # between SIGTERM and SIGKILL; what was running is taken up again at the next start
 POLL_SECONDS = 0.1
@@ -28,7 +29,11 @@ TRANSFER = "shm"  # all roles are on this host; with another engine beside it th
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--model", required=True, metavar="DIR", help="a diffusers model folder, or the id of one on a hub"
+        "--model",
+        default=str(DEMO_MODEL),
+        metavar="DIR",
+        help="a diffusers model folder, or the id of one on a hub (default: the demo model, see"
+        " docs/demo-model.md)",
     )
     for role in ROLES:
         text = f"number of {role}s (default: %(default)s)"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+import traceback
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,7 @@ class Turns:
             task.interruptible = True
             if place in self._waiting:  # cancelled while it waited
                 self._waiting.remove(place)
+            del place  # its outcome may be an error, whose traceback has this frame
 
     def shutdown(self) -> None:
         """Waits for the thread."""
@@ -130,6 +132,7 @@ class Turns:
                 return
             except Exception as error:
                 log.warning("a loop of %d tasks failed, each runs alone now: %r", len(places), error)
+                _let_go(error)  # they will need the room
         blameless = [self._alone(place) for place in places]
         if len(places) > 1 and all(blameless):
             self._loop.call_soon_threadsafe(self._shrink, places[0].key, len(places))
@@ -153,19 +156,35 @@ class Turns:
             self._tell(place, outcome)
             return isinstance(outcome, (Product, Cancelled))
         finally:
-            # The traceback of an error has this frame, and with it all tensors of the run: as a cycle they
-            # would stay until the collector comes by, on a device that it knows nothing of.
-            del outcome
+            del outcome  # the traceback of an error has this frame
 
     def _tell(self, place: _Place, outcome: Outcome) -> None:
         if isinstance(outcome, Product) and place.task.control.cancelled:
             self._stage.discard(outcome)
             outcome = Cancelled()
+        if isinstance(outcome, BaseException):
+            _let_go(outcome)
         self._loop.call_soon_threadsafe(self._settle, place, outcome)
 
     def left(self, place: _Place) -> None:
         """The stage has heard that ``place`` is cancelled, and reads its inputs no more."""
         self._tell(place, Cancelled())
+
+
+def _let_go(error: BaseException) -> None:
+    """Of the tensors of a run that is over: the frames in its error's traceback hold them.
+
+    Whoever keeps the error, for the log or in a cycle, would keep them, on a device of whose memory Python's
+    collector knows nothing.
+    """
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        link = chain.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            traceback.clear_frames(link.__traceback__)
+            chain += [link.__cause__, link.__context__]
 
 
 class _LaneControl(Control):

@@ -16,10 +16,10 @@ from typing import Any, TextIO
 import torch
 
 from benchmarks import machine
-from benchmarks.gpu import device, fused, hop, model, report, split
+from benchmarks.gpu import device, equal, fused, hop, model, report, split
 from benchmarks.gpu.model import Work
 
-PARTS = ("hop", "fused", "split")
+PARTS = ("hop", "standard", "fused", "split", "equal")
 PACKAGES = ("accelerate", "av", "diffusers", "grpcio", "torch", "transformers")
 ROUNDS, SMALL_ROUNDS = 3, 1
 
@@ -61,7 +61,7 @@ def _records(
     if "hop" in parts:
         yield from hop.measure(work, place, args.hop_rounds)
         _leave(place)
-    if not {"fused", "split"} & set(parts):
+    if set(parts) <= {"hop"}:
         return
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as scratch:
         folder = args.folder or Path(scratch) / "model"
@@ -70,10 +70,13 @@ def _records(
             _build(folder, args.small, place)
             yield {"part": "build", "seconds": time.monotonic() - started}
             _leave(place)
-        if "fused" in parts:
-            yield from _fused(folder, work, args.device, rounds, Path(scratch))
+        for part in fused.PIPELINES:
+            if part in parts:
+                yield from _fused(part, folder, work, args.device, rounds, Path(scratch))
         if "split" in parts:
             yield from split.measure(folder, work, args.device, rounds)
+        if "equal" in parts:
+            yield from equal.measure(folder, work, place, "float32" if place.type == "cpu" else "bfloat16")
 
 
 def _build(folder: Path, small: bool, place: torch.device) -> None:
@@ -89,20 +92,22 @@ def _leave(place: torch.device) -> None:
         torch.cuda.empty_cache()
 
 
-def _fused(folder: Path, work: Work, place: str, rounds: int, scratch: Path) -> Iterator[dict[str, Any]]:
+def _fused(
+    part: str, folder: Path, work: Work, place: str, rounds: int, scratch: Path
+) -> Iterator[dict[str, Any]]:
     """As ``split.measure``."""
     before = device.memory_in_use()
     started = time.monotonic()
-    with fused.running(folder, place) as whole:
+    with fused.running(folder, place, part) as whole:
         loaded = whole.answer()
-        yield {"part": "fused load", "seconds": time.monotonic() - started, **loaded}
+        yield {"part": f"{part} load", "seconds": time.monotonic() - started, **loaded}
         whole.generate({**work.fields(0), "num_inference_steps": 1}, scratch / "fused.mp4")
         answer: dict[str, Any] = {}
         for seed in range(1, rounds + 1):
             answer = whole.generate(work.fields(seed), scratch / "fused.mp4")
-            yield {"part": "fused", "seed": seed, **answer}
+            yield {"part": part, "seed": seed, **answer}
         yield {
-            "part": "fused memory",
+            "part": f"{part} memory",
             "gpu_bytes": device.memory_of({whole.pid}).get(whole.pid),
             "gpu_bytes_in_all": device.memory_in_use() - before,
             "allocated_bytes": answer.get("allocated_bytes"),

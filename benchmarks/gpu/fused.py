@@ -1,4 +1,4 @@
-"""The fused diffusers pipeline in a process of its own: requests as lines of JSON in, times out."""
+"""A fused diffusers pipeline in a process of its own: requests as lines of JSON in, times out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from typing import Any
 
 from benchmarks.split.fused import Fused, started
 
+PIPELINES = {"fused": "WanModularPipeline", "standard": "WanPipeline"}  # by part
 
-def running(model: Path, device: str) -> AbstractContextManager[Fused]:
-    """What it tells of its loading is its first ``answer``; then each request's ``seconds``, in all and of
-    each stage, ``frames_xxh3`` and memory.
+
+def running(model: Path, device: str, part: str) -> AbstractContextManager[Fused]:
+    """One of ``PIPELINES``. What it tells of its loading is its first ``answer``; then each request's
+    ``seconds``, in all and of each stage, ``frames_xxh3`` and memory.
     """
-    return started("benchmarks.gpu.fused", str(model), device)
+    return started("benchmarks.gpu.fused", str(model), device, part)
 
 
 class _Watch:
@@ -50,48 +52,37 @@ class _Watch:
         return watched
 
 
-def _serve(model: Path, place: str) -> None:
+def _serve(model: Path, place: str, part: str) -> None:
     import numpy as np
     import torch
     import xxhash
-    from diffusers import AutoencoderKLWan, WanPipeline
-    from diffusers.utils.logging import disable_progress_bar
-    from transformers.utils import logging
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
 
+    from benchmarks.gpu.pipelines import Modular, Standard
     from services.media.open import open_writer
     from services.model.device import settle
 
-    disable_progress_bar()
-    logging.disable_progress_bar()
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
     device = torch.device(place)
     dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
     started = time.monotonic()
-    # As its documentation advises: the VAE in float32, all else in bfloat16.
-    vae = AutoencoderKLWan.from_pretrained(model, subfolder="vae", dtype=torch.float32)
-    pipeline = WanPipeline.from_pretrained(model, vae=vae, dtype=dtype).to(device)
-    pipeline.set_progress_bar_config(disable=True)
+    whole = (Modular if part == "fused" else Standard.load)(model, device, dtype)
+    settle(device)
     watch = _Watch(lambda: settle(device))
-    pipeline.encode_prompt = watch.around(pipeline.encode_prompt, "other", "encode")
-    pipeline.vae.decode = watch.around(pipeline.vae.decode, "denoise", "decode")
+    # It runs once for each text: all there is before the last of them ends is encoding.
+    whole.pipeline.text_encoder.register_forward_hook(lambda *_: watch.end("encode"))
+    whole.pipeline.vae.decode = watch.around(whole.pipeline.vae.decode, "denoise", "decode")
     print(json.dumps({"load_seconds": time.monotonic() - started}), flush=True)
     for line in sys.stdin:
         fields = json.loads(line)
         started = time.monotonic()
         watch.start()
-        width, height = (int(side) for side in fields["size"].split("x"))
-        output = pipeline(
-            fields["prompt"],
-            width=width,
-            height=height,
-            negative_prompt=fields["negative_prompt"],
-            num_frames=fields["num_frames"],
-            num_inference_steps=fields["num_inference_steps"],
-            guidance_scale=fields["guidance_scale"],
-            generator=torch.Generator("cpu").manual_seed(fields["seed"]),
-            output_type="np",
-        )
-        frames = (output.frames[0] * 255).round().astype(np.uint8)
+        frames = (whole.frames(fields) * 255).round().astype(np.uint8)
         watch.end("pixels")
+        _, height, width, _ = frames.shape
         with open_writer(Path(fields["path"]), "mp4", width, height, fields["fps"]) as writer:
             writer.write(frames)
             writer.finish()
@@ -107,4 +98,4 @@ def _serve(model: Path, place: str) -> None:
 
 
 if __name__ == "__main__":
-    _serve(Path(sys.argv[1]), sys.argv[2])
+    _serve(Path(sys.argv[1]), sys.argv[2], sys.argv[3])

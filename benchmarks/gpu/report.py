@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from statistics import median
 from typing import Any
 
+from benchmarks.gpu.equal import KINDS, MODULAR
+from benchmarks.gpu.fused import PIPELINES
 from benchmarks.gpu.model import Work
 from benchmarks.table import markdown, number
 
@@ -15,13 +17,15 @@ STAGES = ("encode", "denoise", "decode")
 
 def tables(records: Sequence[Mapping[str, Any]], work: Work) -> str:
     """Medians; what was not measured is left out."""
-    shown = [_stages(records, work), _memory(records), _hops(records)]
+    shown = [_stages(records, work), _equal(records), _memory(records), _roles(records), _hops(records)]
     return "\n\n".join(table for table in shown if table)
 
 
 def _stages(records: Sequence[Mapping[str, Any]], work: Work) -> str:
-    ways = {way: [r for r in records if r["part"] == way] for way in ("fused", "split")}
-    if not any(ways.values()):
+    named = {**{name: part for part, name in PIPELINES.items()}, "split": "split"}
+    ways = {name: [r for r in records if r["part"] == part] for name, part in named.items()}
+    ways = {name: found for name, found in ways.items() if found}
+    if not ways:
         return ""
     rows = [["request, s", *(_middle(found, "seconds") for found in ways.values())]]
     for stage in STAGES:
@@ -32,28 +36,32 @@ def _stages(records: Sequence[Mapping[str, Any]], work: Work) -> str:
             *(_middle(found, "stages", "denoise", by=work.steps) for found in ways.values()),
         ]
     )
-    rows.append(
-        ["pixels and file after the last frame, s", _after(ways["fused"]), _middle(ways["split"], "save")]
-    )
+    rows.append(["pixels and file after the last frame, s", *map(_after, ways.values())])
     for stage in STAGES[1:]:
-        rows.append(
-            [f"reading the input of {stage}, ms", "", _middle(ways["split"], "reads", stage, by=1e-3)]
-        )
-    table = markdown(("what", *ways), rows)
-    if all(ways.values()):
-        ratio = median(r["seconds"] for r in ways["split"]) / median(r["seconds"] for r in ways["fused"])
-        table += f"\n\nsplit over fused: {number(ratio)}; frames {_equality(ways)}"
-    return table
+        cells = [
+            _middle(found, "reads", stage, by=1e-3) if "reads" in found[0] else "" for found in ways.values()
+        ]
+        rows.append([f"reading the input of {stage}, ms", *cells])
+    lines = [markdown(("what", *ways), rows)]
+    split = ways.pop("split", None)
+    if split:
+        for name, found in ways.items():
+            ratio = median(r["seconds"] for r in split) / median(r["seconds"] for r in found)
+            lines.append(f"split over {name}: {number(ratio)}; {_same(split, found)}")
+    return "\n\n".join(lines)
 
 
-def _equality(ways: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    frames = [{r["seed"]: r["frames_xxh3"] for r in found} for found in ways.values()]
-    same = sum(frames[1].get(seed) == checksum for seed, checksum in frames[0].items())
-    return f"equal in {same} of {len(frames[0])} requests"
+def _same(split: Sequence[Mapping[str, Any]], fused: Sequence[Mapping[str, Any]]) -> str:
+    expected = {record["seed"]: record["frames_xxh3"] for record in fused}
+    seeds = [record["seed"] for record in split if record["seed"] in expected]
+    same = sum(record["frames_xxh3"] == expected.get(record["seed"]) for record in split)
+    return f"frames equal in {same} of {len(seeds)} requests"
 
 
 def _after(found: Sequence[Mapping[str, Any]]) -> str:
-    return number(median(r["stages"]["pixels"] + r["stages"]["save"] for r in found)) if found else ""
+    if "save" in found[0]:
+        return _middle(found, "save")
+    return number(median(r["stages"]["pixels"] + r["stages"]["save"] for r in found))
 
 
 def _middle(found: Sequence[Mapping[str, Any]], *path: str, by: float = 1.0) -> str:
@@ -66,16 +74,49 @@ def _middle(found: Sequence[Mapping[str, Any]], *path: str, by: float = 1.0) -> 
     return number(median(values)) if values else ""
 
 
+def _equal(records: Sequence[Mapping[str, Any]]) -> str:
+    """The largest difference of each kind, from what the roles made in the same process."""
+    rows = [
+        [
+            record["way"],
+            record["first"] or "none",
+            *(f"{difference:.3g}" if difference else "equal" for difference in record["difference"].values()),
+        ]
+        for record in records
+        if record["part"] == "equal"
+    ]
+    if not rows:
+        return ""
+    lines = [markdown(("against the roles", "first difference", *KINDS), rows)]
+    split = [r for r in records if r["part"] == "split"]
+    if modular := [r for r in records if r["part"] == "equal" and r["way"] == MODULAR and split]:
+        lines.append(f"the split over HTTP against {MODULAR} there: {_same(split, modular)}")
+    return "\n\n".join(lines)
+
+
 def _memory(records: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for record in records:
         held = record.get("gpu_bytes")
-        if record["part"] == "fused memory":
-            rows.append(["fused", _gib(held), _gib(record["gpu_bytes_in_all"])])
+        part = record["part"].removesuffix(" memory")
+        if part in PIPELINES and part != record["part"]:
+            rows.append([PIPELINES[part], _gib(held), _gib(record["gpu_bytes_in_all"])])
         elif record["part"] == "split memory":
             rows += [[role, _gib(nbytes), ""] for role, nbytes in (held or {}).items()]
             rows.append(["the three roles", "", _gib(record["gpu_bytes_in_all"])])
     return markdown(("process", "GPU memory, GiB", "of all processes, GiB"), rows) if rows else ""
+
+
+def _roles(records: Sequence[Mapping[str, Any]]) -> str:
+    """As torch counts it: without what the driver and libraries take for themselves."""
+    rows = [
+        [record["role"], *(_gib(record[f"{what}_bytes"]) for what in ("weights", "run", "reserved"))]
+        for record in records
+        if record["part"] == "role memory"
+    ]
+    return (
+        markdown(("role", "weights, GiB", "a run, GiB", "both as torch keeps it, GiB"), rows) if rows else ""
+    )
 
 
 def _gib(nbytes: int | None) -> str:

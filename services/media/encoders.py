@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
+from av import logging as logs
 from av.codec.context import CodecContext
 from av.error import FFmpegError
 from av.video.codeccontext import VideoCodecContext
@@ -63,9 +64,7 @@ def choose(wanted: str, device: str = "auto") -> VideoEncoder:
     """
     if wanted == "x264":
         return X264
-    kind, _, number = device.partition(":")
-    gpu = {"gpu": number} if kind == "cuda" and number else {}
-    encoder = replace(NVENC, options={**NVENC.options, **gpu})
+    encoder = nvenc(device)
     reason = problem(encoder)
     if not reason:
         log.info("video encoder: NVENC")
@@ -76,23 +75,41 @@ def choose(wanted: str, device: str = "auto") -> VideoEncoder:
     return X264
 
 
+def nvenc(device: str) -> VideoEncoder:
+    """That of the GPU that ``device`` names; if it names none, of the first."""
+    kind, _, number = device.partition(":")
+    gpu = {"gpu": number} if kind == "cuda" and number else {}
+    return replace(NVENC, options={**NVENC.options, **gpu})
+
+
 def problem(encoder: VideoEncoder) -> str:
-    """Encodes one frame; returns what went wrong, or nothing.
+    """Encodes one frame; returns what went wrong, in the words of libav's log, or nothing.
 
     Only that tells: libav has h264_nvenc on machines without a GPU too, and data centre GPUs such as A100 and
     H100 have a driver but no encoder.
     """
+    level = logs.get_level()
+    logs.set_level(logs.ERROR)
     try:
-        context = CodecContext.create(encoder.codec, "w")
-        assert isinstance(context, VideoCodecContext)
-        context.width, context.height = 256, 256
-        context.pix_fmt = "yuv420p"
-        context.framerate = Fraction(8)
-        context.time_base = Fraction(1, 8)
-        context.options = dict(encoder.options)
-        frame = VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), format="rgb24")
-        frame.pts, frame.time_base = 0, context.time_base
-        packets = [*context.encode(frame.reformat(format="yuv420p")), *context.encode(None)]
-    except (FFmpegError, ValueError) as error:  # ValueError: a libav without this codec
+        with logs.Capture() as said:  # its errors are a number: what it logs says what is missing
+            return _try(encoder)
+    except FFmpegError as error:
+        return "; ".join(line.strip() for _, _, line in said) or str(error)
+    except ValueError as error:  # a libav without this codec
         return str(error)
+    finally:
+        logs.set_level(level)
+
+
+def _try(encoder: VideoEncoder) -> str:
+    context = CodecContext.create(encoder.codec, "w")
+    assert isinstance(context, VideoCodecContext)
+    context.width, context.height = 256, 256
+    context.pix_fmt = "yuv420p"
+    context.framerate = Fraction(8)
+    context.time_base = Fraction(1, 8)
+    context.options = dict(encoder.options)
+    frame = VideoFrame.from_ndarray(np.zeros((256, 256, 3), np.uint8), format="rgb24")
+    frame.pts, frame.time_base = 0, context.time_base
+    packets = [*context.encode(frame.reformat(format="yuv420p")), *context.encode(None)]
     return "" if any(packet.size for packet in packets) else "it gave no packet"

@@ -186,6 +186,8 @@ class ModularRole:
             self._blocks(self.pipeline, pipeline_state)
         finally:
             self._steps.control = None
+            if self._scheduler is not None:  # that of the run keeps the latents of its last steps
+                self.pipeline.scheduler = self._scheduler
 
     def cache_stats(self) -> CacheStats | None:
         return self._cache.stats() if self._cache is not None else None

@@ -31,8 +31,10 @@ def computing(device: torch.device) -> Iterator[None]:
         settle(device)
     except torch.OutOfMemoryError as error:
         reason = _why(error, device)
-        # Its frames hold the tensors of the run, and whoever logs the error would hold the frames.
+        # Its frames hold the tensors of the run, and some of them hold the error: as a cycle they would stay
+        # until the collector comes by, which knows nothing of a device's memory.
         traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
         _give_back(device)
         raise OutOfMemory(reason) from None
     except torch.AcceleratorError as error:

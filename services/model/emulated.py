@@ -24,10 +24,12 @@ from services.model.base import (
     CacheStats,
     Control,
     Decoded,
+    DeviceLost,
     Lane,
     Limits,
     ModelError,
     Outcome,
+    OutOfMemory,
     Sound,
     Value,
 )
@@ -38,12 +40,13 @@ from services.role import Role
 from triptych_proto.control_pb2 import Generation, Model
 
 STAGES = {Role.ENCODER: "encode", Role.DENOISER: "denoise", Role.DECODER: "decode"}
-FATAL = "fatal"
+# Words in a prompt by which the stage named by ``fatal`` comes to grief.
+FATAL, HUGE, LOST = "fatal", "huge", "lost"
 
 
 @dataclass(frozen=True)
 class Emulation:
-    """Seconds each stage takes, payload bytes it hands on, and which stage prompts can kill."""
+    """Seconds each stage takes, payload bytes it hands on, and which stage prompts can harm."""
 
     encode: float = 0.0
     denoise: float = 0.0
@@ -52,7 +55,8 @@ class Emulation:
     latents: int = 4096
     grain: int = 0  # 1: frames of noise, which make a large file
     images: tuple[int, int] = (0, 0)  # reference images: at least, at most
-    fatal: str = ""  # a stage: with the word "fatal" in its prompt it ends its process
+    fatal: str = ""  # a stage that prompts can harm: "fatal" ends its process, "lost" its device, and for
+    # "huge" there is too little memory
     output: str = VIDEO
     sound: int = 0  # samples per second of the videos' sound; 0: they are silent
 
@@ -143,7 +147,7 @@ class EmulatedModel:
         images: Sequence[Image] = (),
     ) -> dict[str, Value]:
         check_request(self.facts, generation)
-        self._die_of(generation)
+        self._suffer(generation)
         if self._role is Role.ENCODER:
             time.sleep(self._emulation.encode)
             check_images(self.facts, generation, images)
@@ -165,7 +169,7 @@ class EmulatedModel:
 
         def open_lane(lane: Lane) -> bytes:
             check_request(self.facts, lane.generation)
-            self._die_of(lane.generation)
+            self._suffer(lane.generation)
             return _latents_key(lane.generation, lane.inputs)
 
         def loop(lanes: list[Lane], keys: list[bytes], control: Control) -> list[dict[str, Value]]:
@@ -183,7 +187,7 @@ class EmulatedModel:
 
     def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
         check_request(self.facts, generation)
-        self._die_of(generation)
+        self._suffer(generation)
         key = _digest(_bytes(inputs["latents"]))
         return Decoded(self._frames(generation, key, control), self._sound(generation, key))
 
@@ -207,10 +211,17 @@ class EmulatedModel:
             else:
                 yield np.broadcast_to(own[:3], shape).copy()
 
-    def _die_of(self, generation: Generation) -> None:
-        """A request that takes its process along, as one that needs more memory than there is."""
-        if self._emulation.fatal == STAGES[self._role] and FATAL in generation.prompt.split():
+    def _suffer(self, generation: Generation) -> None:
+        """What a real model does to its process when memory or device fail it."""
+        if self._emulation.fatal != STAGES[self._role]:
+            return
+        words = generation.prompt.split()
+        if FATAL in words:
             os.kill(os.getpid(), signal.SIGKILL)
+        if LOST in words:
+            raise DeviceLost("emulated: it fails every call")
+        if HUGE in words:
+            raise OutOfMemory("emulated: too little memory for this request")
 
     @property
     def _bytes_out(self) -> dict[Role, int]:

@@ -116,7 +116,10 @@ class StandardRole:
         self.pipeline.scheduler = fresh_scheduler(self._scheduler, shift)
         generators = [torch.Generator("cpu").manual_seed(lane.seed) for lane in generations]
         steps = _Steps(control, generation.num_inference_steps, self.device)
-        return self._family.denoise(self.pipeline, generation, values, generators, steps)
+        try:
+            return self._family.denoise(self.pipeline, generation, values, generators, steps)
+        finally:
+            self.pipeline.scheduler = self._scheduler  # that of the run keeps the latents of its last steps
 
     def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
         check_request(self.facts, generation)

@@ -22,7 +22,7 @@ class StepHook:
     def __init__(self, blocks: Any, device: torch.device) -> None:
         self.control: Control | None = None
         self._device = device
-        for loop in _loops(blocks):
+        for loop in loops(blocks):
             loop.set_progress_bar_config(disable=True)
             self._hook(loop)
 
@@ -41,8 +41,9 @@ class StepHook:
         loop.loop_step = hooked
 
 
-def _loops(blocks: Any) -> Iterator[Any]:
+def loops(blocks: Any) -> Iterator[Any]:
+    """The denoising loops within ``blocks``, however deep."""
     if isinstance(blocks, LoopSequentialPipelineBlocks):
         yield blocks
     for block in getattr(blocks, "sub_blocks", {}).values():
-        yield from _loops(block)
+        yield from loops(block)

@@ -181,34 +181,71 @@ async def test_sigterm_to_a_role_twice(system: System, client: VideoClient) -> N
     await system.back(client, url)
 
 
+@contextlib.asynccontextmanager
+async def supervised(box: OneBox) -> AsyncIterator[list[int]]:
+    """Meanwhile roles that end are started again; their exit codes."""
+    codes: list[int] = []
+
+    async def supervise() -> None:
+        while True:
+            dead = box.dead()
+            if dead is not None:
+                codes.append(dead.wait(SECONDS))
+                box.processes.remove(dead)
+                box.start_role(*dead.name.split())
+            await asyncio.sleep(0.05)
+
+    supervisor = asyncio.create_task(supervise())
+    try:
+        yield codes
+    finally:
+        supervisor.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await supervisor
+
+
 async def test_poison_request(system: System, client: VideoClient) -> None:
     """a request that kills roles is given up after a bounded number of tries; others are served"""
     innocent = await submit(client, 2)
     poison = await client.create(prompt="a fatal prompt")
     innocent += await submit(client, 8)
-
-    async def supervise() -> None:
-        while True:
-            dead = system.box.dead()
-            if dead is not None:
-                system.box.processes.remove(dead)
-                system.box.start_role(*dead.name.split())
-            await asyncio.sleep(0.05)
-
-    supervisor = asyncio.create_task(supervise())
-    try:
+    async with supervised(system.box) as codes:
         ended = await client.wait(poison["id"], timeout=SECONDS)
         await completed(client, innocent)
-    finally:
-        supervisor.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await supervisor
+    assert set(codes) == {-signal.SIGKILL}
     assert ended["status"] == "failed" and ended["error"]["code"] == "stage_failed"
     assert "denoise failed 3 times" in ended["error"]["message"] and "lost" in ended["error"]["message"]
     tried = [a for a in await attempts(client, [poison]) if a["stage"] == "denoise"]
     assert [attempt["outcome"] for attempt in tried] == ["lost"] * 3
     harmed = {a["incarnation"] for a in await attempts(client, innocent) if a["outcome"] == "lost"}
     assert tried[-1]["incarnation"] not in harmed, "by then it ran alone"
+
+
+async def test_device_lost(system: System, client: VideoClient) -> None:
+    """the role's process ends with exit code 1; its tasks run elsewhere, as those of one that was killed"""
+    innocent = await submit(client, 2)
+    poison = await client.create(prompt="a lost device")
+    innocent += await submit(client, 8)
+    async with supervised(system.box) as codes:
+        ended = await client.wait(poison["id"], timeout=SECONDS)
+        await completed(client, innocent)
+    assert codes == [1, 1, 1]
+    assert ended["status"] == "failed" and "denoise failed 3 times" in ended["error"]["message"]
+    tried = [a for a in await attempts(client, [poison]) if a["stage"] == "denoise"]
+    assert [attempt["outcome"] for attempt in tried] == ["lost"] * 3
+
+
+async def test_memory_of_a_device_runs_out(system: System, client: VideoClient) -> None:
+    """that request fails, in one line that says so; the role lives on, and others are served by it"""
+    videos = await submit(client, 4)
+    huge = await client.create(prompt="a huge video")
+    videos += await submit(client, 4)
+    ended = await client.wait(huge["id"], timeout=SECONDS)
+    assert ended["status"] == "failed"
+    assert ended["error"]["message"].endswith("emulated: too little memory for this request")
+    await completed(client, videos)
+    assert system.box.dead() is None
+    assert {attempt["outcome"] for attempt in await attempts(client, videos)} == {"done"}
 
 
 async def test_restart_with_another_model_at_the_same_url(system: System, client: VideoClient) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import threading
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import torch
 from services.media.files import MediaError
 from services.media.formats import FORMATS, file_name
 from services.media.store import media_path
-from services.model.base import Control, InvalidRequest, Value
+from services.model.base import Control, DeviceLost, InvalidRequest, OutOfMemory, Value
 from services.session import Session
 from services.stage import Product
 from services.task import WorkerLimits
@@ -34,9 +36,12 @@ class ScriptedStage:
     def __init__(self) -> None:
         self.discarded = 0
         self.gate = threading.Event()
+        self.activations: weakref.ref[torch.Tensor] | None = None  # of the last run
 
     def run(self, run: Run, inputs: Mapping[str, Value], control: Control) -> Product:
         generation = run.generation
+        activations = torch.zeros(1000)
+        self.activations = weakref.ref(activations)
         if generation.prompt == "wait at the gate":
             assert self.gate.wait(20)
         if generation.prompt == "invalid":
@@ -45,6 +50,10 @@ class ScriptedStage:
             raise MediaError("no space left")
         if generation.prompt == "broken":
             raise ZeroDivisionError("bug")
+        if generation.prompt == "out of memory":
+            raise OutOfMemory("cuda:0 has too little memory for this request")
+        if generation.prompt == "device lost":
+            raise DeviceLost("cuda:0: unspecified launch failure")
         for step in range(generation.num_inference_steps):
             control.raise_if_cancelled()
             control.progress(step + 1, generation.num_inference_steps)
@@ -169,13 +178,46 @@ async def test_inputs_of_the_next_task_are_read_while_one_computes(bench: Bench)
 
 @pytest.mark.parametrize(
     ("prompt", "reason"),
-    [("invalid", Failed.INVALID), ("disk full", Failed.OUTPUT_STORE), ("broken", Failed.INTERNAL)],
+    [
+        ("invalid", Failed.INVALID),
+        ("disk full", Failed.OUTPUT_STORE),
+        ("broken", Failed.INTERNAL),
+        ("out of memory", Failed.INTERNAL),
+    ],
 )
 async def test_failures_are_told_apart(bench: Bench, prompt: str, reason: int) -> None:
     bench.run("t", prompt)
     failed = await bench.outcome("t")
     assert isinstance(failed, Failed) and failed.reason == reason and failed.message
     assert not bench.worker.tasks
+
+
+@pytest.mark.parametrize("prompt", ["", "invalid", "disk full", "broken", "out of memory"])
+async def test_tensors_of_a_run_go_with_it_however_it_ends(bench: Bench, prompt: str) -> None:
+    """They may lie on a device, of whose memory Python's collector knows nothing: it may come late."""
+    gc.disable()
+    try:
+        bench.run("t", prompt)
+        await bench.outcome("t")
+        await until(lambda: bench.stage.activations is not None and bench.stage.activations() is None)
+    finally:
+        gc.enable()
+
+
+async def test_memory_that_runs_out_is_said_in_a_line_and_the_next_task_runs(bench: Bench) -> None:
+    bench.run("large", "out of memory")
+    failed = await bench.outcome("large")
+    assert isinstance(failed, Failed) and failed.message == "cuda:0 has too little memory for this request"
+    bench.run("small")
+    assert isinstance(await bench.outcome("small"), Done)
+    assert not bench.worker.lost.is_set()
+
+
+async def test_of_tasks_on_a_lost_device_nothing_is_said(bench: Bench) -> None:
+    """They end as those of a process that dies, and run elsewhere."""
+    bench.run("t", "device lost")
+    await asyncio.wait_for(bench.worker.lost.wait(), 20)
+    assert bench.find("t") is None
 
 
 async def test_a_recycled_input_is_lost_by_name(bench: Bench) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from services.media import encoders
-from services.media.encoders import NVENC, VP9, X264, NoEncoder, VideoEncoder, choose, problem
+from services.media.encoders import NVENC, VP9, X264, NoEncoder, VideoEncoder, choose, nvenc, problem
 from services.media.open import open_writer
 
 WITHOUT_GPU = bool(problem(NVENC))
@@ -23,6 +23,21 @@ def test_the_encoders_of_the_cpu_work(encoder: VideoEncoder) -> None:
 
 def test_an_encoder_that_is_not_there_says_so() -> None:
     assert "no_such_codec" in problem(VideoEncoder("no_such_codec"))
+
+
+def test_what_libav_logs_is_the_reason() -> None:
+    level = av.logging.get_level()
+    reason = problem(VideoEncoder("libx264", {"profile": "no_such_profile"}))
+    assert "profile" in reason and "Errno" not in reason
+    assert av.logging.get_level() == level
+
+
+@pytest.mark.parametrize(
+    ("device", "gpu"), [("auto", None), ("cuda", None), ("cuda:0", "0"), ("cuda:3", "3"), ("cpu", None)]
+)
+def test_nvenc_is_that_of_the_models_gpu(device: str, gpu: str | None) -> None:
+    encoder = nvenc(device)
+    assert (encoder.codec, encoder.options.get("gpu")) == ("h264_nvenc", gpu)
 
 
 @pytest.mark.skipif(not WITHOUT_GPU, reason="this machine has NVENC")

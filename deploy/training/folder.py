@@ -1,0 +1,41 @@
+"""The demo model's folder: an ordinary diffusers one, with what it serves by default."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from deploy.training import scenes
+from deploy.training.denoiser import FLOW_SHIFT
+
+DEFAULTS = {
+    "width": scenes.SIZE,
+    "height": scenes.SIZE,
+    "num_frames": scenes.FRAMES,
+    "fps": scenes.FPS,
+    "num_inference_steps": 10,
+    "guidance_scale": 2.0,
+}
+
+
+def save(folder: Path, vae: Any, text_encoder: Any, transformer: Any, tokenizer: Any) -> None:
+    """Weights are stored as float16; the models given become so."""
+    from diffusers import UniPCMultistepScheduler, WanPipeline
+
+    scheduler = UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
+    )
+    models = {"vae": vae, "text_encoder": text_encoder, "transformer": transformer}
+    halves = {name: model.to("cpu", torch.float16).eval() for name, model in models.items()}
+    WanPipeline(**halves, tokenizer=tokenizer, scheduler=scheduler).save_pretrained(folder)
+    (folder / "triptych.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """The folder, under its name, as one tar file."""
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder, arcname=folder.name)
