@@ -35,9 +35,9 @@ def filled(text: str, folder: Path) -> str:
     tables = {"goals": goals.table(folder)}
     for topic, table in TABLES.items():
         if found := records(folder, topic):
-            tables[topic] = f"{where(found[0])}\n\n{table([report(record) for record in found])}"
+            tables[topic] = f"{where(found)}\n\n{table([report(record) for record in found])}"
     if found := records(folder, "transfer"):
-        tables["transfer"] = f"{where(found[0])}\n\n{transfer.table([cell(record) for record in found])}"
+        tables["transfer"] = f"{where(found)}\n\n{transfer.table([cell(record) for record in found])}"
     for name, lines in tables.items():
         before, begin, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->")
@@ -47,14 +47,16 @@ def filled(text: str, folder: Path) -> str:
     return text
 
 
-def where(record: dict[str, object]) -> str:
-    """The machine, the commit and the versions of a run, in one line."""
+def where(found: Sequence[dict[str, object]]) -> str:
+    """The machine, the commits and the versions of a topic, in one line."""
+    record = found[0]
+    commits = ", ".join(f"`{commit}`" for commit in dict.fromkeys(str(one["commit"]) for one in found))
     versions = record["versions"]
     assert isinstance(versions, dict)
     memory = f"{int(str(record['memory_bytes'])) / 2**30:.0f} GiB"
     named = ", ".join(f"{name} {version}" for name, version in versions.items())
     return (
-        f"Commit `{record['commit']}`, {str(record['date'])[:10]}; {record['cpu']}, {record['cores']} cores,"
+        f"Commit {commits}, {str(record['date'])[:10]}; {record['cpu']}, {record['cores']} cores,"
         f" {memory}, Linux {record['kernel']}; {named}."
     )
 
