@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     log_path = output.with_suffix(".log")
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="triptych-demo-") as scratch, log_path.open("wb") as log:
-        print(f"model: {args.model}")
+        model = Path(args.model)
+        print(f"model: {model.relative_to(Path.cwd()) if model.is_relative_to(Path.cwd()) else args.model}")
         box = OneBox(args.model, data_dir=Path(scratch) / "data", log=log)
         print(f"starting orchestrator, encoder, denoiser, decoder; their log is {log_path}")
         try:
