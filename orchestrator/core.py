@@ -155,7 +155,7 @@ class Orchestrator:
             self._background.spawn(self._sweep(self._options.retention_seconds))
 
     async def close(self) -> None:
-        self.scheduler.active.clear()  # roles go on with what they have, for the next life to adopt
+        self.scheduler.stop()  # roles go on with what they have, for the next life to adopt
         await self.membership.close()
         await self._background.finish("save", SAVE_RETRY_SECONDS)  # finished jobs are worth a moment
         await self._background.close()

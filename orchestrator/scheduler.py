@@ -64,6 +64,7 @@ class Scheduler:
         of every step of a job until then.
         """
         self.active: dict[str, Active] = {}
+        self._stopped = False
         self.costs = CostModel()
         self._sizes = Sizes()
         self.dispatcher = Dispatcher(
@@ -194,7 +195,16 @@ class Scheduler:
         self._note_absences()
         self.dispatch()
 
+    def stop(self) -> None:
+        """Lets go of all jobs. What roles still say is left unheard: an answer would release what is for the
+        next orchestrator to adopt.
+        """
+        self._stopped = True
+        self.active.clear()
+
     def received(self, life: Life, event: pb.Event) -> None:
+        if self._stopped:
+            return
         kind = event.WhichOneof("event")
         if kind == "stats":
             life.pools = tuple(event.stats.pools)

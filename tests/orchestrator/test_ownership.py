@@ -56,10 +56,8 @@ async def another(cluster: Cluster, name: str, **options: object) -> Orchestrato
 
 async def die(orchestrator: Orchestrator) -> None:
     """Its streams break and it beats no more; it says goodbye to nobody."""
-    for task in orchestrator._background:
-        task.cancel()
-    await asyncio.gather(*orchestrator._background, return_exceptions=True)
-    orchestrator.scheduler.active.clear()
+    orchestrator.scheduler.stop()
+    await orchestrator._background.close()
     await orchestrator.membership.close()
 
 

@@ -38,6 +38,17 @@ def test_a_job_goes_through_its_stages_and_every_output_is_released() -> None:
     assert not any(instance.life.outbox or instance.life.jobs for instance in bench.instances)
 
 
+def test_one_that_stops_leaves_what_ends_then_to_the_next() -> None:
+    bench = Bench()
+    encoder, _ = bench.join("encoder"), bench.join("denoiser")
+    bench.submit("a")
+    encoder.read()
+    bench.scheduler.stop()
+    encoder.done()
+    encoder.read()
+    assert not encoder.released and not encoder.cancelled
+
+
 def test_a_request_of_a_batch_counts_as_its_share_of_the_work() -> None:
     bench = Bench()
     encoder, denoiser = bench.join("encoder", capacity=4), bench.join("denoiser", capacity=4)
