@@ -25,7 +25,8 @@ SIZES = (10**3, 10**6, 4 * 10**6, 16 * 10**6, 42 * 10**6, 100 * 10**6, 256 * 10*
 QUICK_SIZES = (10**3, 10**6)
 SHORT_SIZES = (10**3, 4 * 10**6, 42 * 10**6)
 ROUNDS, SHORT_ROUNDS, QUICK_ROUNDS = 21, 7, 3
-WARM_UP = 2  # rounds before those that count: connections, mappings, code
+# Rounds before those that count: connections, mappings, code, and large buffers' pages once around.
+WARM_UP, MOST_WARM_UP = 2, 16
 PACKAGES = (
     "torch",
     "pyzmq",
@@ -88,7 +89,7 @@ async def _measure(
             await bench.turn_to(rotation)
             samples: dict[str, list[Sample]] = {name: [] for name in (FLOOR, *names)}
             turn = 0
-            for taken in range(-WARM_UP, rounds):
+            for taken in range(-min(max(WARM_UP, rotation.count), MOST_WARM_UP), rounds):
                 for name, kept in samples.items():
                     sample = await bench.rows[name](turn)
                     turn += 1

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 
-from deploy.training import candidates, denoiser, evaluation, folder, vae, words
+from deploy.training import candidates, denoiser, evaluation, folder, rectify, vae, words
 from deploy.training.budget import Budget
 from deploy.training.log import Log
 
-STAGES = {"vae": (110.0, 8), "denoiser": (130.0, 128)}  # seconds, clips a step
+STAGES = {"vae": (110.0, 8), "denoiser": (130.0, 128), "rectify": (60.0, 128)}  # seconds, clips a step
 
 
 def main() -> None:
@@ -33,13 +33,25 @@ def main() -> None:
         help="trained side by side; the one that shows shapes best is taken (default: scale4)",
     )
     parser.add_argument("--vae", type=Path, metavar="DIR", help="a trained one, to train none")
-    for stage, seconds, batch in (("vae", 90.0, 8), ("denoiser", 130.0, 128)):
+    parser.add_argument(
+        "--model",
+        type=Path,
+        metavar="DIR",
+        help="a trained one, whose ways are made straight; no more is done",
+    )
+    for stage, (seconds, batch) in STAGES.items():
         text = f"(default: {seconds:g}; without limit if steps are given)"
         parser.add_argument(f"--{stage}-seconds", type=float, help=text)
         parser.add_argument(f"--{stage}-steps", type=int, help="(default: as many as the seconds allow)")
         parser.add_argument(f"--{stage}-batch", type=int, default=batch, help="(default: %(default)s)")
     parser.add_argument(
         "--clips", type=int, default=16384, help="whose latents train the denoiser (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--pairs",
+        type=int,
+        default=8192,
+        help="of noise and clip, that make ways straight (default: %(default)s)",
     )
     parser.add_argument(
         "--prompts",
@@ -62,7 +74,8 @@ def _make(args: argparse.Namespace, scratch: Path, log: Log) -> None:
     torch.set_float32_matmul_precision("high")
     log("start", torch=torch.__version__, device=_name(device), arguments=vars(args))
     clock = Budget(seconds=1.0)
-    started = [] if args.vae else [_candidate(name, args, scratch / name) for name in args.vaes]
+    coder_folder = args.model / "vae" if args.model else args.vae
+    started = [] if coder_folder else [_candidate(name, args, scratch / name) for name in args.vaes]
     tokenizer = words.tokenizer()
     captions = denoiser.caption_tokens(tokenizer, args.seed).to(device)
 
@@ -76,16 +89,23 @@ def _make(args: argparse.Namespace, scratch: Path, log: Log) -> None:
     sizes = {vae.latent_size(vae.VARIANTS[name]) for name in args.vaes}
     early = prepared(*sizes) if started and len(sizes) == 1 else None
     log("ready for the VAE", seconds=clock.seconds)
-    source = args.vae or candidates.best(started, log)
+    source = coder_folder or candidates.best(started, log)
     coder = _load_vae(source, device)
     folder.pack(source, args.out / "vae.tar")
     log("VAE", of=source.name, seconds=clock.seconds)
 
-    stored = denoiser.latents(coder, args.clips, device, args.seed)
-    log("latents", count=len(stored.meaning), std=stored.values.std().item(), seconds=clock.seconds)
     trainee = early or prepared(vae.latent_size(coder.config))
-    budget = Budget(args.denoiser_steps, args.denoiser_seconds)
-    trainee.train(stored, captions, args.denoiser_batch, budget, log)
+    if args.model:
+        trainee.load(args.model)
+    else:
+        stored = denoiser.latents(coder, args.clips, device, args.seed)
+        log("latents", count=len(stored.meaning), std=stored.values.std().item(), seconds=clock.seconds)
+        budget = Budget(args.denoiser_steps, args.denoiser_seconds)
+        trainee.train(stored, captions, args.denoiser_batch, budget, log)
+        log("denoiser", steps=budget.done, seconds=clock.seconds)
+    stored = rectify.pairs(trainee, coder, captions, args.pairs, args.seed, log)
+    budget = Budget(args.rectify_steps, args.rectify_seconds)
+    trainee.train(stored, captions, args.rectify_batch, budget, log, rectify.PEAK_RATE)
     trainee.finish()
     model = args.out / "model"
     folder.save(model, coder, trainee.text_encoder, trainee.transformer, tokenizer)

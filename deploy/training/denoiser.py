@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from deploy.training.budget import Average, Budget, rate
 from deploy.training.log import Log
 
 TEXT_DIM = 128
-FLOW_SHIFT = 3.0  # as the scheduler's
+FLOW_SHIFT = 8.0  # as the scheduler's
 TIMESTEPS = 1000
 PAD, END = 0, 1  # in the tokenizer's vocabulary
 SEQUENCE = 512  # tokens: pipelines pad texts with zeros to that length
@@ -36,22 +37,29 @@ class Latents:
 
     values: torch.Tensor  # float32 (n, z_dim, frames, height, width), normalised
     meaning: torch.Tensor  # int64 (n,), into MEANINGS
+    noise: torch.Tensor | None = None  # as values: what each is to be made of; None is any
 
 
 @torch.no_grad()
 def latents(vae: Any, count: int, device: torch.device, seed: int) -> Latents:
     """Of random training scenes, as many as a multiple of ENCODED_AT_ONCE allows."""
     generator = torch.Generator(device).manual_seed(seed)
-    mean, deviation = (
-        torch.tensor(values, device=device)[:, None, None, None]
-        for values in (vae.config.latents_mean, vae.config.latents_std)
-    )
+    mean, deviation = normal(vae)
     values, meanings = [], []
     for _ in range(math.ceil(count / ENCODED_AT_ONCE)):
         drawn = scenes.random_scenes(ENCODED_AT_ONCE, scenes.TRAINING, generator)
         values.append((clips.encode(vae, scenes.draw(drawn)[0]) - mean) / deviation)
         meanings.append(drawn.meaning)
     return Latents(torch.cat(values), torch.cat(meanings))
+
+
+def normal(vae: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and deviation of a VAE's latents, (z_dim, 1, 1, 1) each: normalised ones have 0 and 1."""
+    mean, deviation = (
+        torch.tensor(values, device=vae.device)[:, None, None, None]
+        for values in (vae.config.latents_mean, vae.config.latents_std)
+    )
+    return mean, deviation
 
 
 def caption_tokens(tokenizer: Any, seed: int) -> torch.Tensor:
@@ -105,26 +113,59 @@ class Denoiser:
         for block in self.transformer.blocks:
             block.attn2.set_processor(_Biased(self._bias))
 
-    def loss(self, clean: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        """Flow matching: of normalised latents (n, z_dim, frames, height, width), ids (n, LONGEST)."""
+    def load(self, folder: Path) -> None:
+        """The weights of a model's folder."""
+        from diffusers import WanTransformer3DModel
+        from transformers import UMT5EncoderModel
+
+        for mine, kind, name in (
+            (self.text_encoder, UMT5EncoderModel, "text_encoder"),
+            (self.transformer, WanTransformer3DModel, "transformer"),
+        ):
+            mine.load_state_dict(kind.from_pretrained(folder / name, dtype=torch.float32).state_dict())
+
+    def loss(
+        self, clean: torch.Tensor, tokens: torch.Tensor, noise: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Flow matching: of normalised latents (n, z_dim, frames, height, width), ids (n, LONGEST), and the
+        noise that they are made of, if it is not any.
+        """
         n = len(clean)
 
         def uniform(*shape: int) -> torch.Tensor:
             return torch.rand(*shape, generator=self._generator, device=self._device)
 
-        nothing = torch.zeros_like(tokens)
-        nothing[:, 0] = END
-        tokens = torch.where(uniform(n, 1) < EMPTY, nothing, tokens)
+        tokens = torch.where(uniform(n, 1) < EMPTY, _nothing(tokens), tokens)
         sigma = FLOW_SHIFT / (FLOW_SHIFT - 1 + 1 / uniform(n).clamp(min=1e-6))
-        noise = torch.randn(clean.shape, generator=self._generator, device=self._device)
+        if noise is None:
+            noise = torch.randn(clean.shape, generator=self._generator, device=self._device)
         way = sigma[:, None, None, None, None]
-        velocity = self.transformer(
-            hidden_states=torch.lerp(clean, noise, way),
-            timestep=(sigma * TIMESTEPS).floor(),  # as the scheduler's, which are whole
-            encoder_hidden_states=self.encode(tokens),
-            return_dict=False,
-        )[0]
+        # Timesteps as the scheduler's, which are whole.
+        velocity = self._velocity(
+            torch.lerp(clean, noise, way), (sigma * TIMESTEPS).floor(), self.encode(tokens)
+        )
         return F.mse_loss(velocity, noise - clean)
+
+    @torch.no_grad()
+    def sample(self, noise: torch.Tensor, tokens: torch.Tensor, steps: int, guidance: float) -> torch.Tensor:
+        """Normalised latents that the noise (n, z_dim, frames, height, width) becomes, as in pipelines."""
+        scheduler = make_scheduler()
+        scheduler.set_timesteps(steps, device=self._device)
+        texts = self.encode(torch.cat([_nothing(tokens), tokens]))
+        latents = noise
+        for timestep in scheduler.timesteps:
+            both = self._velocity(torch.cat([latents, latents]), timestep.expand(len(texts)), texts)
+            without, told = both.chunk(2)
+            latents = scheduler.step(
+                torch.lerp(without, told, guidance), timestep, latents, return_dict=False
+            )[0]
+        return latents
+
+    def _velocity(self, noisy: torch.Tensor, timestep: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
+        given = {"hidden_states": noisy, "timestep": timestep, "encoder_hidden_states": texts}
+        # In float32 a CPU takes twice as long.
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._device.type == "cpu"):
+            return torch.as_tensor(self.transformer(**given, return_dict=False)[0]).float()
 
     def encode(self, tokens: torch.Tensor) -> torch.Tensor:
         """(n, LONGEST + 1, TEXT_DIM): zeros where a text has ended, and once more for all the rest."""
@@ -132,7 +173,15 @@ class Denoiser:
         states = self.text_encoder(input_ids=tokens, attention_mask=mask).last_hidden_state
         return F.pad(states * mask[..., None], (0, 0, 0, 1))
 
-    def train(self, stored: Latents, captions: torch.Tensor, batch: int, budget: Budget, log: Log) -> None:
+    def train(
+        self,
+        stored: Latents,
+        captions: torch.Tensor,
+        batch: int,
+        budget: Budget,
+        log: Log,
+        peak: float = PEAK_RATE,
+    ) -> None:
         """Until the budget is spent; then the weights are averages."""
         parameters = [*self.text_encoder.parameters(), *self.transformer.parameters()]
         optimizer = torch.optim.AdamW(
@@ -141,10 +190,12 @@ class Denoiser:
         average = Average(parameters, DECAY)
         while (spent := budget.spent) < 1:
             for group in optimizer.param_groups:
-                group["lr"] = rate(spent, PEAK_RATE)
+                group["lr"] = rate(spent, peak)
             chosen = self._among(len(stored.values), batch)
             said = captions[stored.meaning[chosen], self._among(captions.shape[1], batch)]
-            loss = self.loss(stored.values[chosen], said)
+            loss = self.loss(
+                stored.values[chosen], said, None if stored.noise is None else stored.noise[chosen]
+            )
             torch.autograd.backward(loss)
             norm = torch.nn.utils.clip_grad_norm_(parameters, CLIP)
             optimizer.step()
@@ -178,6 +229,22 @@ class Denoiser:
 
     def _among(self, count: int, batch: int) -> torch.Tensor:
         return torch.randint(count, (batch,), generator=self._generator, device=self._device)
+
+
+def make_scheduler() -> Any:
+    """The model's."""
+    from diffusers import UniPCMultistepScheduler
+
+    return UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
+    )
+
+
+def _nothing(tokens: torch.Tensor) -> torch.Tensor:
+    """As many texts that say nothing."""
+    nothing = torch.zeros_like(tokens)
+    nothing[:, 0] = END
+    return nothing
 
 
 class _Biased(WanAttnProcessor):  # type: ignore[misc]

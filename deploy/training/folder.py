@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from deploy.training import scenes
-from deploy.training.denoiser import FLOW_SHIFT
+from deploy.training.denoiser import make_scheduler
 
 DEFAULTS = {
     "width": scenes.SIZE,
@@ -24,14 +24,11 @@ DEFAULTS = {
 
 def save(folder: Path, vae: Any, text_encoder: Any, transformer: Any, tokenizer: Any) -> None:
     """Weights are stored as float16; the models given become so."""
-    from diffusers import UniPCMultistepScheduler, WanPipeline
+    from diffusers import WanPipeline
 
-    scheduler = UniPCMultistepScheduler(
-        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=FLOW_SHIFT
-    )
     models = {"vae": vae, "text_encoder": text_encoder, "transformer": transformer}
     halves = {name: model.to("cpu", torch.float16).eval() for name, model in models.items()}
-    WanPipeline(**halves, tokenizer=tokenizer, scheduler=scheduler).save_pretrained(folder)
+    WanPipeline(**halves, tokenizer=tokenizer, scheduler=make_scheduler()).save_pretrained(folder)
     (folder / "triptych.json").write_text(json.dumps(DEFAULTS, indent=2) + "\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,8 +23,25 @@ CIRCLE_FILLS = 0.89
 Frames = np.ndarray  # uint8 (n, height, width, 3)
 
 
+class Found(NamedTuple):
+    """What stands out from the ground."""
+
+    colour: str
+    ground: str
+    masks: np.ndarray  # bool (n, height, width): where it is
+    areas: np.ndarray  # (n,) in pixels; all zero if nothing stands out
+
+
 def judge(frames: Frames) -> Meaning:
     """Names as in a prompt's meaning, or ``UNCLEAR``, which is also for a shape that comes or goes."""
+    colour, ground, masks, areas = find(frames)
+    if areas.min() < LEAST_AREA:
+        return Meaning(colour, UNCLEAR, UNCLEAR, ground)
+    return Meaning(colour, _shape(masks, areas), _motion(masks, areas), ground)
+
+
+def find(frames: Frames) -> Found:
+    """The colour's and the ground's names may be ``UNCLEAR``."""
     pixels = frames.astype(np.float32)
     edge = np.concatenate([pixels[:, :BORDER].reshape(-1, 3), pixels[:, -BORDER:].reshape(-1, 3)])
     back = np.median(edge, axis=0)
@@ -32,15 +50,18 @@ def judge(frames: Frames) -> Meaning:
     contrast = np.abs(difference).max(-1)
     strongest = np.quantile(contrast, 0.99)
     if strongest < CONTRAST:
-        return Meaning(UNCLEAR, UNCLEAR, UNCLEAR, ground)
+        return Found(UNCLEAR, ground, np.zeros(contrast.shape, bool), np.zeros(len(frames)))
     front = np.median(pixels[contrast > 0.8 * strongest], axis=0)
     # How far each pixel is from the ground's colour to the shape's; half way is the shape's edge.
     way = front - back
     masks = _smooth(difference @ way / (way @ way) > 0.5)
-    areas = masks.sum((1, 2))
-    if areas.min() < LEAST_AREA:
-        return Meaning(_nearest(front, COLOURS), UNCLEAR, UNCLEAR, ground)
-    return Meaning(_nearest(front, COLOURS), _shape(masks, areas), _motion(masks, areas), ground)
+    return Found(_nearest(front, COLOURS), ground, masks, masks.sum((1, 2)))
+
+
+def centres(masks: np.ndarray, areas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The centre of mass in each frame: x and y, in pixels, (n,) each. Areas are at least 1."""
+    _, height, width = masks.shape
+    return masks.sum(1) @ np.arange(width) / areas, masks.sum(2) @ np.arange(height) / areas
 
 
 def agreement(shown: Sequence[Meaning], meant: Sequence[Meaning]) -> Mapping[str, float]:
@@ -83,11 +104,8 @@ def _extent(hit: np.ndarray) -> np.ndarray:
 
 
 def _motion(masks: np.ndarray, areas: np.ndarray) -> str:
-    n, height, width = masks.shape
-    x = masks.sum(1) @ np.arange(width) / areas
-    y = masks.sum(2) @ np.arange(height) / areas
-    times = np.arange(n)
-    right, down = (float(np.polyfit(times, place, 1)[0]) * (n - 1) for place in (x, y))
+    n = len(masks)
+    right, down = (float(np.polyfit(np.arange(n), place, 1)[0]) * (n - 1) for place in centres(masks, areas))
     if max(abs(right), abs(down)) < MOVES:
         return "still"
     if min(abs(right), abs(down)) > ASKEW * max(abs(right), abs(down)):

@@ -86,14 +86,20 @@ def random_scenes(count: int, meanings: Sequence[int], generator: torch.Generato
     choice = torch.randint(len(meanings), (count,), generator=generator, device=device)
     meaning = torch.tensor(meanings, device=device)[choice]
     radius, speed = uniform(*RADII), uniform(*SPEEDS)
+    starts = [low + (high - low) * uniform(0.0, 1.0) for low, high in room(meaning, radius, speed)]
+    return Scenes(meaning, starts[0], starts[1], radius, speed)
+
+
+def room(
+    meaning: torch.Tensor, radius: torch.Tensor, speed: torch.Tensor
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Where the shape's middle may be in the first frame: least and most, of x and of y. All are (n,)."""
     reach = REACH * radius + MARGIN
-    starts: list[torch.Tensor] = []
-    for way in _looks(device).way[meaning].unbind(1):
+    found = []
+    for way in _looks(meaning.device).way[meaning].unbind(1):
         travel = (FRAMES - 1) * speed * way
-        low, high = reach - travel.clamp(max=0), SIZE - reach - travel.clamp(min=0)
-        starts.append(low + (high - low) * uniform(0.0, 1.0))
-    x, y = starts
-    return Scenes(meaning, x, y, radius, speed)
+        found.append((reach - travel.clamp(max=0), SIZE - reach - travel.clamp(min=0)))
+    return found
 
 
 def draw(scenes: Scenes, first: int = 0, frames: int = FRAMES) -> tuple[torch.Tensor, torch.Tensor]:
