@@ -23,7 +23,7 @@ class Effort:
     rounds: int = 5
     quick: bool = False
     short: bool = False
-    model: Path | None = None  # in place of the tiny one, for topics that take one
+    model: Path | None = None  # in place of the demo model, for topics that take one
 
     def count(self, full: int, quick: int) -> int:
         if self.quick:

@@ -114,7 +114,7 @@ def _parser(topic: Topic) -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write each row as a line of JSON")
     parser.add_argument("--rounds", type=_rounds, metavar="N", help=f"of each row (default: {topic.rounds})")
     if topic.takes_model:
-        text = "a model folder with defaults in its triptych.json (default: a tiny random one, made here)"
+        text = "a model folder with defaults in its triptych.json (default: the demo model)"
         parser.add_argument("--model", type=Path, metavar="DIR", help=text)
     effort = parser.add_mutually_exclusive_group()
     effort.add_argument(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from benchmarks.peers.target import Reply, RequestError, Target, open_connection
@@ -39,38 +39,30 @@ def closed_loop(
     """So many requests in all, or as many as can be sent in so many seconds; in the order of their ends."""
     numbers = itertools.count()
     samples: list[Sample] = []
-    failures: list[BaseException] = []
     end = None if seconds is None else time.monotonic() + seconds
 
     def client() -> None:
-        try:
-            with contextlib.closing(open_connection(target)) as connection:
-                for number in numbers:
-                    if requests is not None and number >= requests:
-                        return
-                    started = time.monotonic()
-                    if end is not None and started >= end:
-                        return
-                    reply, error = None, None
-                    try:
-                        reply = target.request(connection, number)
-                    except RequestError as refused:
-                        error = str(refused)
-                    sample = Sample(started, time.monotonic(), reply, error)
-                    samples.append(sample)
-                    on_sample(sample)
-                    if error is not None:
-                        time.sleep(AGAIN_SECONDS)
-        except BaseException as failure:  # a thread's end would pass unseen
-            failures.append(failure)
+        with contextlib.closing(open_connection(target)) as connection:
+            for number in numbers:
+                if requests is not None and number >= requests:
+                    return
+                started = time.monotonic()
+                if end is not None and started >= end:
+                    return
+                reply, error = None, None
+                try:
+                    reply = target.request(connection, number)
+                except RequestError as refused:
+                    error = str(refused)
+                sample = Sample(started, time.monotonic(), reply, error)
+                samples.append(sample)
+                on_sample(sample)
+                if error is not None:
+                    time.sleep(AGAIN_SECONDS)
 
-    threads = [threading.Thread(target=client, daemon=True) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+    with ThreadPoolExecutor(clients) as threads:
+        for running in [threads.submit(client) for _ in range(clients)]:
+            running.result()
     return sorted(samples, key=lambda sample: sample.ended)
 
 

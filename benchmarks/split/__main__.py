@@ -22,7 +22,7 @@ TOPIC = Topic(
     "split",
     "Measures split against fused.",
     (
-        Row("latency", "one request, split / fused", _ONE, latency.measure(models.small), latency.summary),
+        Row("latency", "one request, split / fused", _ONE, latency.measure(models.drawing), latency.summary),
         Row(
             "latency-large",
             "the same, more weights",

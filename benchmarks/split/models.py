@@ -1,4 +1,4 @@
-"""The models that are split and fused: one given or the tiny one, and one with far more weights."""
+"""The models that are split and fused: the demo model or one given, a tiny one, one of far more weights."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.row import Effort
 from deploy import tiny_model
+from deploy.onebox import DEMO_MODEL
 
 THREADS = 1  # more would be shared with the client and with whatever else runs here
 ROLES = ("--threads", str(THREADS), "--dtype", "float32", "--device", "cpu")  # options of all roles
@@ -30,10 +31,17 @@ class Model:
 
 
 @contextlib.contextmanager
+def drawing(effort: Effort) -> Iterator[Model]:
+    """The one that was given, else the demo model. Its own ``triptych.json`` says what to ask for."""
+    folder = effort.model or DEMO_MODEL
+    yield Model(folder, _fields(folder, effort))
+
+
+@contextlib.contextmanager
 def small(effort: Effort) -> Iterator[Model]:
-    """The one that was given, else the tiny random Wan. Its own ``triptych.json`` says what to ask for."""
+    """A tiny random Wan."""
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as scratch:
-        folder = effort.model or tiny_model.build(Path(scratch) / "tiny-wan")
+        folder = tiny_model.build(Path(scratch) / "tiny-wan")
         yield Model(folder, _fields(folder, effort))
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def measure(effort: Effort) -> Iterator[Round]:
     cores = sorted(os.sched_getaffinity(0))[:4]
     jobs = len(cores) * effort.count(REQUESTS, 1)
     counts = {"denoiser": len(cores), "decoder": len(cores)}
-    with models.small(effort) as model:
+    with models.drawing(effort) as model:
         for turn in range(effort.rounds):
             requests = [{**model.fields, "seed": turn * jobs + number} for number in range(jobs)]
             with running(str(model.folder), counts, roles=models.ROLES) as box:
@@ -67,29 +67,11 @@ def _fused(model: models.Model, cores: Sequence[int], requests: Sequence[dict[st
             while given:
                 process.generate(given.pop(), Path(scratch) / f"{process.pid}.mp4")
 
-        _all(work, [(process, [requests[0]]) for process in processes])
-        started = time.monotonic()
-        _all(work, [(process, waiting) for process in processes])
-        return (time.monotonic() - started) / len(requests)
-
-
-def _all(work: Callable[..., None], arguments: Sequence[tuple[Any, ...]]) -> None:
-    """Each in a thread of its own; raises what one of them did."""
-    failures: list[BaseException] = []
-
-    def guarded(*given: Any) -> None:
-        try:
-            work(*given)
-        except BaseException as failure:
-            failures.append(failure)
-
-    threads = [threading.Thread(target=guarded, args=given) for given in arguments]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if failures:
-        raise failures[0]
+        with ThreadPoolExecutor(len(processes)) as threads:
+            list(threads.map(lambda process: work(process, [requests[0]]), processes))
+            started = time.monotonic()
+            list(threads.map(lambda process: work(process, waiting), processes))
+            return (time.monotonic() - started) / len(requests)
 
 
 def _round(split: float, fused: float) -> Round:
