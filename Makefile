@@ -9,7 +9,7 @@
 #             (ARGS="--seconds N --seeds 1 2 3 --directory DIR"; DIR keeps logs and data)
 # make bench  some of every topic's measurements, in less than five minutes on two quiet cores; peers that are not
 #             installed are left out (make peers)
-# make bench-TOPIC  all of one topic: requests, peers, transfer, split, scheduler, faults (ARGS=...)
+# make bench-TOPIC  all of one topic: requests, floor, peers, transfer, split, scheduler, faults (ARGS=...)
 # make bench-docs  all of all topics into docs/benchmarks, then bench-page: an hour
 # make bench-page  docs/benchmarks.md and its plots again, from what was measured
 # make peers  set up the systems that are measured beside Triptych, each in its own environment (700 MB)
@@ -27,7 +27,7 @@ PROMPT ?= a red circle moving right
 CLIENTS := .clients
 NODE := tests/clients/node
 PEERS := .peers
-TOPICS := requests peers transfer split scheduler faults
+TOPICS := requests floor peers transfer split scheduler faults
 RESULTS := docs/benchmarks
 
 .PHONY: demo bench bench-docs bench-page peers $(TOPICS:%=bench-%) chaos test clients clients-long families-long lint types format proto clean

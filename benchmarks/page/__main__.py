@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.faults import kill
+from benchmarks.floor import rows as floor
 from benchmarks.machine import ROOT
 from benchmarks.page import goals
 from benchmarks.page.results import cell, records, report
@@ -21,6 +22,7 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 FOLDER = ROOT / "docs" / "benchmarks"
 TABLES: dict[str, Callable[[Sequence[Report]], str]] = {
     "requests": rows,
+    "floor": floor.table,
     "peers": overhead.table,
     "split": split.table,
     "scheduler": scheduler.table,

@@ -32,6 +32,16 @@ def _prompt(number: int) -> str:
     return f"prompt {number % PROMPTS}"
 
 
+def ask_for_video(
+    connection: http.client.HTTPConnection, number: int, path: str = "/v1/videos/sync"
+) -> Reply:
+    """A tiny request that is answered with its file. Raises RequestError for any other answer."""
+    response, body = post(connection, path, {**TINY, "prompt": _prompt(number), "seed": 0})
+    if body[4:8] != b"ftyp":
+        raise RequestError(f"the answer is no MP4 file: {body[:16]!r}")
+    return Reply(video_id=response.headers["X-Video-Id"])
+
+
 @dataclass
 class TriptychTarget:
     """``triptych up`` with its jobs in SQLite, as users run it: the answer is the video file."""
@@ -44,11 +54,7 @@ class TriptychTarget:
         return self.box.port
 
     def request(self, connection: http.client.HTTPConnection, number: int) -> Reply:
-        fields = {**TINY, "prompt": _prompt(number), "seed": 0}
-        response, body = post(connection, "/v1/videos/sync", fields)
-        if body[4:8] != b"ftyp":
-            raise RequestError(f"the answer is no MP4 file: {body[:16]!r}")
-        return Reply(video_id=response.headers["X-Video-Id"])
+        return ask_for_video(connection, number)
 
 
 @dataclass

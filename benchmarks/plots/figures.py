@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.plots.floor import floor
 from benchmarks.plots.style import colour, figure
 from benchmarks.table import number
 
@@ -178,6 +179,7 @@ def faults(records: Sequence[Record], path: Path) -> None:
 
 FIGURES: dict[str, Callable[[Sequence[Record], Path], None]] = {
     "requests": requests,
+    "floor": floor,
     "peers": peers,
     "transfer": transfer,
     "split": split,

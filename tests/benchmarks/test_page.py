@@ -23,7 +23,7 @@ def test_the_page_is_that_of_the_results() -> None:
 
 def test_every_topic_was_measured_and_has_its_figure() -> None:
     topics = {path.stem for path in FOLDER.glob("*.jsonl")} - {"gpu"}  # that has a page of its own
-    assert topics == {"requests", "peers", "transfer", "split", "scheduler", "faults"}
+    assert topics == {"requests", "floor", "peers", "transfer", "split", "scheduler", "faults"}
     for topic in topics:
         assert (FOLDER / f"{topic}.svg").exists()
         for record in records(FOLDER, topic):

@@ -15,6 +15,12 @@ FACTS = {
     "date": "2026-01-02T03:04:05+00:00",
 }  # fmt: skip
 FIGURES = {"one": {"p50": 2.0, "rate": 9.0}, "many": {"p50": 3.0, "rate": 20.0}}
+CPU = {"encoder": 0.5, "denoiser": 0.5, "decoder": 2.0, "client": 0.5}
+BOTH = {
+    "floor": {"p50": 5.0, "rate": 300.0, "cpu": {"server": 2.0, **CPU}},
+    "triptych": {"p50": 14.0, "rate": 100.0, "cpu": {"orchestrator": 6.0, **CPU}},
+}
+PARTS = {name: {"ms": 1.0, "cpu": 1.0} for name in ("http", "commits", "stream", "file", "encode", "sum")}
 SPREAD = {"median": 0.002, "p10": 0.001, "p90": 0.003}
 
 
@@ -26,6 +32,7 @@ def row(name: str, *raw: dict[str, Any], **fields: Any) -> dict[str, Any]:
 
 LINES = {
     "requests": [row("tiny", {}), row("rate", {}, at_least=True, met=False)],
+    "floor": [row("one", BOTH, BOTH), row("rate", BOTH), row("parts", PARTS)],
     "peers": [row("tiny", {"triptych": FIGURES, "mosec": FIGURES}, {"triptych": FIGURES, "mosec": FIGURES})],
     "transfer": [
         {**FACTS, "name": name, "nbytes": nbytes, "total": SPREAD}

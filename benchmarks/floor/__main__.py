@@ -1,0 +1,9 @@
+"""`python -m benchmarks.floor`: the least that a tiny request can cost, and what it costs Triptych."""
+
+import sys
+
+from benchmarks.floor.rows import TOPIC
+from benchmarks.runner import main
+
+if __name__ == "__main__":
+    sys.exit(main(TOPIC))

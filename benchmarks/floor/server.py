@@ -1,0 +1,67 @@
+"""`python -m benchmarks.floor.server`: HTTP, the job rows, and a stream to each stage."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+from aiohttp import web
+
+from benchmarks.floor.jobs import Jobs
+from benchmarks.floor.message import first_payload
+from benchmarks.floor.stream import Stream
+
+
+class Server:
+    """SQLite is called on the event loop: a commit takes less than the way to a thread and back."""
+
+    def __init__(self, data: Path, ports: Sequence[int]) -> None:
+        self._videos = data / "videos"
+        self._jobs = Jobs(data / "jobs.sqlite")
+        self._streams = [Stream(port) for port in ports]
+
+    async def generate(self, request: web.Request) -> web.StreamResponse:
+        body = await request.text()
+        payload = first_payload(json.loads(body)["prompt"])
+        job = uuid.uuid4().hex
+        self._jobs.add(job, body)
+        for stream in self._streams:
+            payload = await stream.work(job, payload)
+        path = self._videos / f"{job}.mp4"
+        self._jobs.complete(job, path.name)
+        return web.FileResponse(path, headers={"X-Video-Id": job})
+
+    async def only_http(self, request: web.Request) -> web.StreamResponse:
+        """The same from a client's eyes: it answers with the video that the query names."""
+        json.loads(await request.text())
+        job = request.query["job"]
+        return web.FileResponse(self._videos / f"{job}.mp4", headers={"X-Video-Id": job})
+
+
+async def run(data: Path, ports: Sequence[int]) -> None:
+    """Prints the port, and serves until it is killed."""
+    server = Server(data, ports)
+    app = web.Application()
+    app.router.add_post("/v1/videos/sync", server.generate)
+    app.router.add_post("/http", server.only_http)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.floor.server", description=__doc__)
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR")
+    parser.add_argument("--stages", type=int, nargs="+", required=True, metavar="PORT", help="in order")
+    args = parser.parse_args()
+    asyncio.run(run(args.data, args.stages))
+
+
+if __name__ == "__main__":
+    main()

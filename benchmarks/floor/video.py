@@ -1,0 +1,76 @@
+"""The video files of the floor: the bytes that Triptych writes, with as little around them as can be."""
+
+from __future__ import annotations
+
+import os
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc, VideoReformatter
+from av.video.stream import VideoStream
+
+from services.media.encoders import X264
+
+SIDE = 16  # pixels
+RATE = Fraction(8)
+
+
+class Videos:
+    """A folder of videos of one frame in one colour.
+
+    Settings and syncs are those of services/media/video.py and services/media/files.py: a file that has its
+    name is whole, and on the disk. There is no claim on it (services/media/claims.py), which saves a file and
+    a sync: whoever finds the row of a job that is not completed can look for the file by its name.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._folder = os.open(directory, os.O_RDONLY)
+
+    def path(self, name: str) -> Path:
+        return self._directory / f"{name}.mp4"
+
+    def write(self, name: str, colour: bytes) -> Path:
+        """``colour`` is red, green and blue."""
+        path = self.path(name)
+        part = f"{path}.part"
+        encode(part, colour)
+        written = os.open(part, os.O_RDONLY)
+        os.fsync(written)
+        os.close(written)
+        os.replace(part, path)
+        os.fsync(self._folder)
+        return path
+
+    def close(self) -> None:
+        os.close(self._folder)
+
+
+def encode(path: str, colour: bytes) -> None:
+    """The video alone, which the system writes to the disk when it likes."""
+    pixels = np.full((SIDE, SIDE, 3), np.frombuffer(colour, np.uint8))
+    with av.open(f"file:{path}", "w", format="mp4", options={"movflags": "+faststart"}) as container:
+        stream = container.add_stream(X264.codec, rate=RATE, options=dict(X264.options))
+        assert isinstance(stream, VideoStream)
+        stream.width = stream.height = SIDE
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = 1 / RATE
+        codec = stream.codec_context
+        codec.thread_count = 1  # the same bytes, and no threads to start and end
+        codec.color_range = ColorRange.MPEG
+        codec.colorspace = Colorspace.ITU709
+        codec.color_primaries = ColorPrimaries.BT709
+        codec.color_trc = ColorTrc.BT709
+        frame = VideoReformatter().reformat(
+            VideoFrame.from_ndarray(pixels, format="rgb24"),
+            format="yuv420p",
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+            threads=1,  # or it starts some, for a frame of this size
+        )
+        frame.pts, frame.time_base = 0, 1 / RATE
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
