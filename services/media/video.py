@@ -26,6 +26,8 @@ from services.model.base import Sound
 log = logging.getLogger(__name__)
 
 QUEUE_CHUNKS = 4  # not yet encoded; then write() waits
+# Of a frame: for fewer, starting threads takes longer than its colours do.
+PIXELS_FOR_THREADS = 512 * 512
 # The index in front, so that players need not wait for the end.
 CONTAINER_OPTIONS = {
     "mp4": {"movflags": "+faststart"},
@@ -178,6 +180,7 @@ class VideoWriter:
             format="yuv420p",
             dst_colorspace=Colorspace.ITU709,
             dst_color_range=ColorRange.MPEG,
+            threads=1 if pixels.shape[0] * pixels.shape[1] < PIXELS_FOR_THREADS else None,
         )
         frame.pts = index
         frame.time_base = 1 / self._rate
