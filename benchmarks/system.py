@@ -102,7 +102,7 @@ def resident_bytes(pid: int) -> int:
 def resident_by_kind(pid: int) -> dict[str, int]:
     """The same in parts.
 
-    ``files`` are mapped, as weights are that are used as they lie on the disk (on a tmpfs they are ``shared``).
+    ``files`` are mapped, as weights are that are used as they lie on the disk (on a tmpfs: ``shared``).
     ``shared`` are arenas: its own, and what it has read of its peers'. ``own`` is all else, with what was
     freed and its allocator keeps.
     """

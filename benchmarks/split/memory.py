@@ -75,7 +75,7 @@ def _line(report: Report, name: str) -> list[str]:
         middle(report.rounds, "grown", name),
         *(middle(report.rounds, "grown_by_kind", name, kind) for kind in KINDS),
     ]
-    return [report.row.name, name, *(f"{size / MB:.0f}" for size in sizes)]
+    return [report.row.name, name, *(str(round(size / MB)) for size in sizes)]
 
 
 def _added(report: Report, name: str) -> int:

@@ -20,14 +20,16 @@ MB = 10**6
 PAGES = 64 << 20  # much more than anything else here takes or gives back meanwhile
 
 
+def _taken(kind: str, path: Path) -> contextlib.AbstractContextManager[object]:
+    if kind == "shared":
+        return contextlib.closing(Arena("test", PAGES))
+    return _file(path) if kind == "files" else _own()
+
+
 def _file(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
         flags = mmap.MAP_PRIVATE | mmap.MAP_POPULATE
         return mmap.mmap(file.fileno(), PAGES, flags=flags, prot=mmap.PROT_READ)
-
-
-def _shared() -> contextlib.closing[Arena]:
-    return contextlib.closing(Arena("test", PAGES))
 
 
 def _own() -> mmap.mmap:
@@ -44,7 +46,7 @@ def test_memory_is_counted_as_what_it_is(kind: str, tmp_path: Path) -> None:
     if kind == "files" and _is_tmpfs(tmp_path):
         pytest.skip("a file there is memory that is shared")
     before = resident_by_kind(os.getpid())
-    with {"files": lambda: _file(path), "shared": _shared, "own": _own}[kind]():
+    with _taken(kind, path):
         after = resident_by_kind(os.getpid())
     grown = {name: after[name] - before[name] for name in memory.KINDS}
     assert grown.pop(kind) == pytest.approx(PAGES, rel=0.1)
