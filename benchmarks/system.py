@@ -96,7 +96,18 @@ def starved_seconds(pid: int) -> float:
 
 def resident_bytes(pid: int) -> int:
     """Memory that a process has mapped and in use, files it has mapped included."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) << 10
-    raise ProcessLookupError(f"process {pid} has no memory any more")
+    return sum(resident_by_kind(pid).values())
+
+
+def resident_by_kind(pid: int) -> dict[str, int]:
+    """The same in parts.
+
+    ``files`` are mapped, as weights are that are used as they lie on the disk (on a tmpfs: ``shared``).
+    ``shared`` are arenas: its own, and what it has read of its peers'. ``own`` is all else, with what was
+    freed and its allocator keeps.
+    """
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    if "VmRSS" not in status:
+        raise ProcessLookupError(f"process {pid} has no memory any more")
+    fields = {"files": "RssFile", "shared": "RssShmem", "own": "RssAnon"}
+    return {kind: int(status[field].split()[0]) << 10 for kind, field in fields.items()}

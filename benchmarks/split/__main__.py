@@ -14,7 +14,7 @@ _ONE = Goal(1.05)
 
 def table(reports: Sequence[Report]) -> str:
     """Goals, and below them the memory of each process."""
-    weighed = [report for report in reports if report.row.name == "memory"]
+    weighed = [report for report in reports if report.row.name in ("memory", "memory-layers")]
     return goals(reports) + (f"\n\n{memory.table(weighed)}" if weighed else "")
 
 
@@ -31,7 +31,12 @@ TOPIC = Topic(
             latency.summary,
         ),
         Row("throughput", "at saturation, split / fused", None, saturation.measure, saturation.summary),
-        Row("memory", "a role's growth over its weights'", _ONE, memory.measure, memory.summary),
+        Row(
+            "memory", "a role's growth over its weights'", _ONE, memory.measure(models.small), memory.summary
+        ),
+        Row(
+            "memory-layers", "the same, more layers alone", None, memory.measure(models.half), memory.summary
+        ),
     ),
     short=("latency",),
     table=table,

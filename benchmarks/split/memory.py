@@ -3,32 +3,54 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from benchmarks.connection import Connection
 from benchmarks.row import Effort, Report, Round, middle
 from benchmarks.split import fused, models
-from benchmarks.system import named, resident_bytes, running
+from benchmarks.system import named, resident_by_kind, running
 from benchmarks.table import markdown
 
 WEIGHTS = {"encoder": "text_encoder", "denoiser": "transformer", "decoder": "vae"}
 POOLS = ("--max-pixels", str(128 * 128), "--max-frames", "17")  # small: weights are to be seen
 MB = 10**6
+Resident = dict[str, dict[str, int]]  # bytes by role, and ``fused``, and by kind
 FUSED = "fused"
+KINDS = ("files", "shared", "own")
 
 
-def measure(effort: Effort) -> Iterator[Round]:
-    """Bytes that a role grows by for each byte that its own weights grow by: of the greediest of them."""
-    with models.small(effort) as small, models.large(effort) as large:
-        added = {role: weights(large, role) - weights(small, role) for role in WEIGHTS}
-        for _ in range(effort.count(2, 1)):
-            before, after = (resident(model) for model in (small, large))
-            grown = {name: after[name] - before[name] for name in after}
-            yield Round(
-                max(grown[role] / nbytes for role, nbytes in added.items() if nbytes > 0),
-                {"small": before, "large": after, "grown": grown, "weights_added": added},
-            )
+def measure(
+    smaller: Callable[[Effort], AbstractContextManager[models.Model]],
+) -> Callable[[Effort], Iterator[Round]]:
+    """From ``smaller`` to the large model: bytes that a role grows by for each byte that its own weights grow
+    by, of the greediest role.
+    """
+
+    def rounds(effort: Effort) -> Iterator[Round]:
+        with smaller(effort) as small, models.large(effort) as large:
+            added = {role: weights(large, role) - weights(small, role) for role in WEIGHTS}
+            for _ in range(effort.count(2, 1)):
+                yield compared(resident(small), resident(large), added)
+
+    return rounds
+
+
+def compared(before: Resident, after: Resident, added: dict[str, int]) -> Round:
+    """``added`` are bytes of weights by role."""
+    kinds = {name: {kind: after[name][kind] - before[name][kind] for kind in KINDS} for name in after}
+    grown = {name: sum(kinds[name].values()) for name in kinds}
+    return Round(
+        max(grown[role] / nbytes for role, nbytes in added.items() if nbytes > 0),
+        {
+            "small": {name: sum(before[name].values()) for name in before},
+            "large": {name: sum(after[name].values()) for name in after},
+            "grown": grown,
+            "grown_by_kind": kinds,
+            "weights_added": added,
+        },
+    )
 
 
 def summary(rounds: list[Round]) -> str:
@@ -40,22 +62,20 @@ def summary(rounds: list[Round]) -> str:
 
 def table(reports: Sequence[Report]) -> str:
     """A line for each process: megabytes of resident memory after a request, by model."""
-    return "\n".join(
-        markdown(
-            ("process", "small model, MB", "large model, MB", "weights added, MB", "grown by, MB"),
-            [
-                [
-                    name,
-                    f"{middle(report.rounds, 'small', name) / MB:.0f}",
-                    f"{middle(report.rounds, 'large', name) / MB:.0f}",
-                    f"{_added(report, name) / MB:.0f}",
-                    f"{middle(report.rounds, 'grown', name) / MB:.0f}",
-                ]
-                for name in (*WEIGHTS, FUSED)
-            ],
-        )
-        for report in reports
+    return markdown(
+        ("row", "process", "before, MB", "after, MB", "weights added", "grown by", *KINDS),
+        [_line(report, name) for report in reports for name in (*WEIGHTS, FUSED)],
     )
+
+
+def _line(report: Report, name: str) -> list[str]:
+    sizes = [
+        *(middle(report.rounds, model, name) for model in ("small", "large")),
+        _added(report, name),
+        middle(report.rounds, "grown", name),
+        *(middle(report.rounds, "grown_by_kind", name, kind) for kind in KINDS),
+    ]
+    return [report.row.name, name, *(str(round(size / MB)) for size in sizes)]
 
 
 def _added(report: Report, name: str) -> int:
@@ -63,21 +83,21 @@ def _added(report: Report, name: str) -> int:
     return sum(added.values()) if name == FUSED else added[name]
 
 
-def resident(model: models.Model) -> dict[str, int]:
-    """Bytes by role, and ``fused``, after a request."""
+def resident(model: models.Model) -> Resident:
+    """After a request."""
     request = {**model.fields, "num_frames": 5, "num_inference_steps": 2, "seed": 1}
     with (
         running(str(model.folder), roles=(*models.ROLES, *POOLS)) as box,
         Connection(box.port) as connection,
     ):
         connection.generate(request)
-        found = {role: resident_bytes(named(box, role).pid) for role in WEIGHTS}
+        found = {role: resident_by_kind(named(box, role).pid) for role in WEIGHTS}
     with (
         fused.running(model.folder, models.THREADS) as whole,
         tempfile.TemporaryDirectory(prefix="triptych-bench-") as scratch,
     ):
         whole.generate(request, Path(scratch) / "fused.mp4")
-        return {**found, FUSED: resident_bytes(whole.pid)}
+        return {**found, FUSED: resident_by_kind(whole.pid)}
 
 
 def weights(model: models.Model, role: str) -> int:

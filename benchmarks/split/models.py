@@ -48,9 +48,22 @@ def small(effort: Effort) -> Iterator[Model]:
 @contextlib.contextmanager
 def large(effort: Effort) -> Iterator[Model]:
     """Random weights in the shape of a Wan, hundreds of megabytes of them."""
+    with _large(effort, effort.count(LARGE_LAYERS, 4)) as model:
+        yield model
+
+
+@contextlib.contextmanager
+def half(effort: Effort) -> Iterator[Model]:
+    """The large one with half of its layers: a request has tensors of the same sizes in both."""
+    with _large(effort, effort.count(LARGE_LAYERS, 4) // 2) as model:
+        yield model
+
+
+@contextlib.contextmanager
+def _large(effort: Effort, layers: int) -> Iterator[Model]:
     with tempfile.TemporaryDirectory(prefix="triptych-bench-") as scratch:
         tiny = tiny_model.build(Path(scratch) / "tiny-wan")
-        folder = build_large(Path(scratch) / "large", tiny, effort.count(LARGE_LAYERS, 4))
+        folder = build_large(Path(scratch) / "large", tiny, layers)
         yield Model(folder, _fields(folder, effort))
 
 
