@@ -20,15 +20,20 @@ DEPTHS = (100, 1_000, 10_000)
 SERVER = (*QUIET, "--max-queue", str(2 * DEPTHS[-1]), "--absence-timeout", "3600")
 JOBS = 400  # that are timed
 WARM_UP = 50
+MAX_WINDOW = DEPTHS[0] // 2  # or fewer would wait than are said to
 
 
 class System:
     """An orchestrator with jobs in SQLite, as users run it, and a swarm that serves only while measured."""
 
-    def __init__(self, orchestrator: Process, swarm: swarm.Swarm, connection: Connection) -> None:
+    def __init__(
+        self, orchestrator: Process, swarm: swarm.Swarm, connection: Connection, window: int
+    ) -> None:
+        """``window`` videos are made at once."""
         self._orchestrator = orchestrator
         self._swarm = swarm
         self._connection = connection
+        self._window = window
         self._waiting = 0
 
     def fill(self, depth: int) -> None:
@@ -37,26 +42,26 @@ class System:
             self._waiting += 1
 
     def measure(self, jobs: int) -> dict[str, float]:
-        """``rate``, requests finished per second, for each of which a new one is accepted; ``cpu``, what each
-        costs the orchestrator in milliseconds.
+        """``rate``, requests finished per second, for each of which a new one is accepted before another may
+        be made, so that as many wait at the end as at the start; ``cpu``, what each costs the orchestrator
+        in milliseconds.
         """
-        depth = self._waiting
-        self._swarm.go()
+        self._swarm.permit(self._window)
         self._serve(WARM_UP)
         used, started = cpu_seconds(self._orchestrator.pid), time.monotonic()
         done = self._serve(jobs)
         seconds, used = time.monotonic() - started, cpu_seconds(self._orchestrator.pid) - used
-        self._swarm.stop()
-        self.fill(depth)
+        self._serve(self._window, further=False)  # what is still permitted
         return {"rate": done / seconds, "cpu": used * 1e3 / done}
 
-    def _serve(self, jobs: int) -> int:
+    def _serve(self, jobs: int, further: bool = True) -> int:
         done = 0
         while done < jobs:
             ended = self._swarm.wait()
             done += ended
             for _ in range(ended):
                 self._connection.create(TINY)
+                self._swarm.permit(further)
         return done
 
 
@@ -95,7 +100,8 @@ def _running(instances: int) -> Iterator[System]:
         with Process("orchestrator", words, log) as orchestrator, Connection(port) as connection:
             try:
                 until_ready(port, orchestrator, START_SECONDS)
-                yield System(orchestrator, instances_of_all, connection)
+                window = min(MAX_WINDOW, len(ROLES) * instances * swarm.CAPACITY)
+                yield System(orchestrator, instances_of_all, connection, window)
             finally:
                 orchestrator.kill()
 

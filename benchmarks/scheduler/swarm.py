@@ -3,7 +3,7 @@
 They move no tensors: measured is the orchestrator's side. 192 processes with torch would not fit on a small
 machine.
 
-Reads lines ``go`` and ``stop`` (encoders answer nothing while stopped); writes a byte for each video.
+Reads numbers, one a line: how many more tasks encoders may answer. Writes a byte for each video.
 """
 
 from __future__ import annotations
@@ -25,17 +25,19 @@ from transfer.urls import EndpointURL
 from triptych_proto import control_pb2 as pb
 
 CAPACITY = 2
+# As roles: orchestrators ping often, and by default a server hangs up on those that do and send no data.
+SERVER_OPTIONS = (("grpc.http2.max_ping_strikes", 0),)
 
 
 class Instance:
     """One role at one URL; serves one stream at a time."""
 
-    def __init__(self, role: str, port: int, gate: asyncio.Event) -> None:
+    def __init__(self, role: str, port: int, permits: asyncio.Semaphore) -> None:
         self._role = role
         self._url = EndpointURL("127.0.0.1", port)
-        self._gate = gate
+        self._permits = permits
         self._events: asyncio.Queue[pb.Event] = asyncio.Queue()
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(options=SERVER_OPTIONS)
         handler = grpc.stream_stream_rpc_method_handler(
             self._attach,
             request_deserializer=pb.Commands.FromString,
@@ -68,7 +70,7 @@ class Instance:
 
     async def _answer(self, run: pb.Run) -> None:
         if self._role == "encoder":
-            await self._gate.wait()
+            await self._permits.acquire()
         if run.inputs:
             self._events.put_nowait(pb.Event(input_ready=pb.InputReady(task_id=run.task_id)))
         done = pb.Done(task_id=run.task_id, timing=pb.Timing(compute=0.001, batch=1))
@@ -109,11 +111,11 @@ class Swarm:
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
-    def go(self) -> None:
-        self._say(b"go\n")
-
-    def stop(self) -> None:
-        self._say(b"stop\n")
+    def permit(self, count: int) -> None:
+        """So many videos more may be made."""
+        assert self._process.stdin
+        self._process.stdin.write(b"%d\n" % count)
+        self._process.stdin.flush()
 
     def wait(self) -> int:
         """Until there is a further video; the number of those that there are now."""
@@ -123,15 +125,10 @@ class Swarm:
             raise RuntimeError("the process with the emulated instances has ended")
         return dots.count(b".")
 
-    def _say(self, line: bytes) -> None:
-        assert self._process.stdin
-        self._process.stdin.write(line)
-        self._process.stdin.flush()
-
 
 @contextlib.contextmanager
 def running(ports: Mapping[str, Sequence[int]]) -> Iterator[Swarm]:
-    """Stopped at first."""
+    """Without a permit at first."""
     words = [f"{role}:{port}" for role, given in ports.items() for port in given]
     with subprocess.Popen(
         [sys.executable, "-m", "benchmarks.scheduler.swarm", *words],
@@ -147,11 +144,11 @@ def running(ports: Mapping[str, Sequence[int]]) -> Iterator[Swarm]:
 
 
 async def _serve(words: Sequence[str]) -> None:
-    gate = asyncio.Event()
+    permits = asyncio.Semaphore(0)
     instances = []
     for word in words:
         role, _, port = word.partition(":")
-        instances.append(Instance(role, int(port), gate))
+        instances.append(Instance(role, int(port), permits))
     for instance in instances:
         await instance.start()
     os.write(1, b"\n")  # ready
@@ -160,7 +157,8 @@ async def _serve(words: Sequence[str]) -> None:
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
     while line := await reader.readline():
-        gate.set() if line == b"go\n" else gate.clear()
+        for _ in range(int(line)):
+            permits.release()
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from deploy.training.scenes import MEANINGS
 STEPS = 5
 GUIDANCE = 2.0
 PEAK_RATE = 3e-4
-AT_ONCE = 32
+AT_ONCE = 16
 LEAST_YIELD = 0.2  # of the videos; a model that is wrong more often has nothing to teach
 
 
