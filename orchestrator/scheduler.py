@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from orchestrator.absences import Absences
 from orchestrator.active import Active, Output, Run
 from orchestrator.cost import CostModel, Sizes
 from orchestrator.dispatcher import Dispatcher
@@ -24,7 +25,6 @@ from triptych_proto import control_pb2 as pb
 
 log = logging.getLogger(__name__)
 
-MAX_ABSENCES = 4096  # roles of models that are gone, of which is remembered since when
 REFUSAL_SECONDS = 0.2  # an instance that has just refused a task is left alone
 
 
@@ -79,7 +79,7 @@ class Scheduler:
         self._options = options
         self._graph = graph
         self._deadlines: list[tuple[float, str]] = []  # a heap; jobs that are over stay until their time
-        self._absent_since: dict[tuple[str, str], float] = {}  # by role and model, monotonic
+        self._absences = Absences(graph.roles, options.absence_seconds)
         self._holds = 0
 
     # ---- jobs
@@ -133,7 +133,7 @@ class Scheduler:
 
     def expire(self) -> None:
         """Ends jobs that have waited too long. To be called about once a second."""
-        now, wall = time.monotonic(), time.time()
+        wall = time.time()
         while self._deadlines and self._deadlines[0][0] <= wall:
             deadline, job_id = heapq.heappop(self._deadlines)
             active = self.active.get(job_id)
@@ -141,34 +141,21 @@ class Scheduler:
                 allowed = round(deadline - active.job.created_at, 3)
                 self._fail(active, "timeout", f"not finished within {allowed:g} s")
         self._note_absences()
-        for (role, model), since in self._absent_since.items():
-            if now - since > self._options.absence_seconds:
-                for job_id in self.dispatcher.queued(role, model):
-                    message = f"there was no {role} for {self._options.absence_seconds:.0f} s"
-                    self._fail(self.active[job_id], "no_instance", message)
+        for role, model in self._absences.long():
+            for job_id in self.dispatcher.queued(role, model):
+                message = f"there was no {role} for {self._options.absence_seconds:.0f} s"
+                self._fail(self.active[job_id], "no_instance", message)
         self.dispatch()
 
     def hopeless(self, model: str) -> str:
         """The role that was absent for so long that new jobs need not wait for it, or nothing."""
-        now = time.monotonic()
-        for role in self._graph.roles:
-            since = self._absent_since.get((role, model))
-            if since is not None and now - since > self._options.absence_seconds:
-                return role
-        return ""
+        return next((role for role, of in self._absences.long() if of == model), "")
 
     def _note_absences(self) -> None:
-        now = time.monotonic()
-        present = {(life.role, life.model.name) for life in self._lives()}
-        models = {model for _, model in present} | {model for _, model in self._absent_since}
-        models |= {model for (_, model), depth in self.dispatcher.depths() if depth}
-        for key in [(role, model) for role in self._graph.roles for model in models]:
-            if key in present:
-                self._absent_since.pop(key, None)
-            else:
-                self._absent_since.setdefault(key, now)
-        while len(self._absent_since) > MAX_ABSENCES:
-            del self._absent_since[next(iter(self._absent_since))]
+        self._absences.note(
+            ((life.role, life.model.name) for life in self._lives()),
+            (model for (_, model), depth in self.dispatcher.depths() if depth),
+        )
 
     # ---- what the peers say
 
