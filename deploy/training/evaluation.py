@@ -13,7 +13,7 @@ from deploy.training.judge import Frames, agreement, judge
 from deploy.training.log import Log
 
 # Steps and guidance scales; the first is the default of requests to the model.
-CELLS = ((10, 1.0), (4, 1.0), (5, 1.0), (6, 1.0), (8, 1.0), (8, 2.0), (8, 5.0), (30, 1.0))
+CELLS = ((6, 1.5), (4, 1.5), (5, 1.5), (8, 1.5), (10, 1.5), (30, 1.5), (6, 1.0), (6, 2.0), (6, 5.0))
 SEEDS = (0, 1, 2)
 ON_SHEET = 8
 FRAMES_ON_SHEET = 4

@@ -17,8 +17,8 @@ DEFAULTS = {
     "height": scenes.SIZE,
     "num_frames": scenes.FRAMES,
     "fps": scenes.FPS,
-    "num_inference_steps": 10,
-    "guidance_scale": 2.0,
+    "num_inference_steps": 6,
+    "guidance_scale": 1.5,
 }
 
 
@@ -26,6 +26,7 @@ def save(folder: Path, vae: Any, text_encoder: Any, transformer: Any, tokenizer:
     """Weights are stored as float16; the models given become so."""
     from diffusers import WanPipeline
 
+    vae.register_to_config(_name_or_path="")  # where it lay is nobody's business
     models = {"vae": vae, "text_encoder": text_encoder, "transformer": transformer}
     halves = {name: model.to("cpu", torch.float16).eval() for name, model in models.items()}
     WanPipeline(**halves, tokenizer=tokenizer, scheduler=make_scheduler()).save_pretrained(folder)

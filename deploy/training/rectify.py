@@ -1,4 +1,4 @@
-"""Makes a trained denoiser's ways straight, so that few steps without guidance do: rectified flow.
+"""Makes a trained denoiser's ways straight, so that few steps do: rectified flow.
 
 The denoiser makes videos of noise, with many steps and guidance; what each shows is drawn anew; then the
 denoiser is trained to go from just that noise to just that clip. After "Flow Straight and Fast", Liu et al.
