@@ -102,15 +102,20 @@ def _make(args: argparse.Namespace, scratch: Path, log: Log) -> None:
         log("latents", count=len(stored.meaning), std=stored.values.std().item(), seconds=clock.seconds)
         budget = Budget(args.denoiser_steps, args.denoiser_seconds)
         trainee.train(stored, captions, args.denoiser_batch, budget, log)
-        log("denoiser", steps=budget.done, seconds=clock.seconds)
-    stored = rectify.pairs(trainee, coder, captions, args.pairs, args.seed, log)
-    budget = Budget(args.rectify_steps, args.rectify_seconds)
-    trainee.train(stored, captions, args.rectify_batch, budget, log, rectify.PEAK_RATE)
+        log("denoiser trained", steps=budget.done, seconds=clock.seconds)
+    try:
+        stored = rectify.pairs(trainee, coder, captions, args.pairs, args.seed, log)
+    except rectify.NothingToTeach as error:
+        log("ways stay as they are", reason=str(error))
+    else:
+        budget = Budget(args.rectify_steps, args.rectify_seconds)
+        trainee.train(stored, captions, args.rectify_batch, budget, log, rectify.PEAK_RATE)
+        log("ways made straight", steps=budget.done, seconds=clock.seconds)
     trainee.finish()
     model = args.out / "model"
     folder.save(model, coder, trainee.text_encoder, trainee.transformer, tokenizer)
     folder.pack(model, args.out / "model.tar")
-    log("model", bytes=(args.out / "model.tar").stat().st_size, steps=budget.done, seconds=clock.seconds)
+    log("model", bytes=(args.out / "model.tar").stat().st_size, seconds=clock.seconds)
     evaluation.evaluate(model, device, args.prompts, args.seed, args.out / "prompts.png", log)
     log("end", seconds=clock.seconds)
 

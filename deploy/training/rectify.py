@@ -24,11 +24,15 @@ AT_ONCE = 16
 LEAST_YIELD = 0.2  # of the videos; a model that is wrong more often has nothing to teach
 
 
+class NothingToTeach(Exception):
+    """Most of the model's own videos are wrong."""
+
+
 @torch.no_grad()
 def pairs(denoiser: Denoiser, coder: Any, captions: torch.Tensor, count: int, seed: int, log: Log) -> Latents:
     """Noise, and the latents of the scene that the denoiser makes of it, for ``count`` training prompts.
 
-    Videos whose colour, motion or ground is wrong are left out. RuntimeError if most are.
+    Videos whose colour, motion or ground is wrong are left out. NothingToTeach if most are.
     """
     device = captions.device
     generator = torch.Generator(device).manual_seed(seed)
@@ -40,7 +44,7 @@ def pairs(denoiser: Denoiser, coder: Any, captions: torch.Tensor, count: int, se
     clock = Budget(seconds=1.0)
     while kept < count:
         if made >= 10 * AT_ONCE and kept < LEAST_YIELD * made:
-            raise RuntimeError(f"of {made} videos only {kept} show what their prompts say")
+            raise NothingToTeach(f"of {made} videos only {kept} show what their prompts say")
         meaning = training[torch.randint(len(training), (AT_ONCE,), generator=generator, device=device)]
         said = torch.randint(captions.shape[1], (AT_ONCE,), generator=generator, device=device)
         noise = torch.randn(AT_ONCE, *size, generator=generator, device=device)

@@ -88,5 +88,5 @@ def test_a_model_that_is_mostly_wrong_has_nothing_to_teach(
     coder = AutoencoderKLWan.from_pretrained(DEMO_MODEL / "vae", dtype=torch.float32).requires_grad_(False)
     untrained = denoiser.Denoiser(8, len(words.tokenizer()), CPU, seed=0)
     captions = torch.full((len(scenes.MEANINGS), 1, denoiser.LONGEST), denoiser.END)
-    with pytest.raises(RuntimeError, match="of 10 videos only 0 show what their prompts say"):
+    with pytest.raises(rectify.NothingToTeach, match="of 10 videos only 0 show what their prompts say"):
         rectify.pairs(untrained, coder, captions, 5, 0, Log(tmp_path / "metrics.jsonl"))
