@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -163,8 +164,10 @@ class Denoiser:
 
     def _velocity(self, noisy: torch.Tensor, timestep: torch.Tensor, texts: torch.Tensor) -> torch.Tensor:
         given = {"hidden_states": noisy, "timestep": timestep, "encoder_hidden_states": texts}
-        # In float32 a CPU takes twice as long.
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._device.type == "cpu"):
+        # In float32 a CPU takes twice as long. Normalisations keep float32 weights: no harm but a warning.
+        on_cpu = self._device.type == "cpu"
+        with warnings.catch_warnings(), torch.autocast("cpu", torch.bfloat16, enabled=on_cpu):
+            warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")
             return torch.as_tensor(self.transformer(**given, return_dict=False)[0]).float()
 
     def encode(self, tokens: torch.Tensor) -> torch.Tensor:
