@@ -29,22 +29,10 @@ from benchmarks.peers.target import open_connection, post
 from benchmarks.row import Report, Round
 from orchestrator.store.database import Database
 from services.media.video import VideoWriter
+from tests.benchmarks.processes import alive, state
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "benchmarks.floor")
-
-
-def state(pid: int) -> str:
-    """As the kernel's letter; a process that is gone is as good as a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "Z"
-
-
-def alive(pid: int) -> bool:
-    """Not a zombie either: who reaps it is not ours to say."""
-    return state(pid) != "Z"
 
 
 def floors(pid: int) -> list[int]:

@@ -23,6 +23,7 @@ from benchmarks.row import HEADING, Effort, Goal, Report, Round, Row, middle
 from benchmarks.runner import main
 from benchmarks.system import cpu_seconds, named, resident_bytes, running
 from deploy.onebox import OneBox
+from tests.benchmarks.processes import alive, state
 
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-m", "benchmarks.requests")
@@ -45,19 +46,6 @@ def children(pid: int) -> list[int]:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
-
-
-def state(pid: int) -> str:
-    """As the kernel's letter; a process that is gone is as good as a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return "Z"
-
-
-def alive(pid: int) -> bool:
-    """Not a zombie either: its own parent may be gone, and who reaps it is not ours to say."""
-    return state(pid) != "Z"
 
 
 def has_started_all(pid: int) -> bool:
