@@ -1,8 +1,9 @@
 """Arenas: preallocated memory that its owner writes and that peers on the host can only read."""
 
 import fcntl
-import mmap
 import os
+
+from transfer.mapping import map_readable, map_writable
 
 _F_SEAL_FUTURE_WRITE = 0x0010  # linux/fcntl.h; the fcntl module has it from Python 3.13
 _SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
@@ -27,12 +28,11 @@ class Arena:
         self.fd = os.memfd_create(f"triptych-{name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.posix_fallocate(self.fd, 0, nbytes)
-            mapping = mmap.mmap(self.fd, nbytes, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
+            self.memory = map_writable(self.fd, nbytes)
             fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, _SEALS)
         except BaseException:
             os.close(self.fd)
             raise
-        self.memory = memoryview(mapping)
 
     def close(self) -> None:
         """Lets go of the memory. Views of it stay valid: the pages go with the last of them."""
@@ -50,4 +50,4 @@ def map_readonly(fd: int, nbytes: int) -> memoryview:
         raise ValueError(f"the arena has {os.fstat(fd).st_size} bytes, expected {nbytes}")
     if not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
         raise ValueError("the arena is not sealed against shrinking")
-    return memoryview(mmap.mmap(fd, nbytes, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ))
+    return map_readable(fd, nbytes)
