@@ -11,8 +11,8 @@ from pathlib import PurePosixPath
 from aiohttp import web
 
 from orchestrator.http.errors import ApiError, invalid
-from orchestrator.http.sending import RemoteFile, local_file
-from orchestrator.http.service import OPTIONS, SERVICE
+from orchestrator.http.sending import LocalFile, RemoteFile
+from orchestrator.http.service import OPTIONS, SERVICE, VideoService
 from orchestrator.http.videos import find_job
 from orchestrator.jobs import Job, Status
 from orchestrator.previews import VARIANTS, Variant
@@ -53,17 +53,21 @@ async def send_video(
     file = media_file(job)
     headers = _headers(job, file.content_type, PurePosixPath(file.name).suffix)
     headers.update(extra_headers or {})
-    path = await asyncio.to_thread(service.content_path, job)
-    if path is None:
-        remote = RemoteFile(
-            file.bytes, job.id, lambda start, length: service.read_content(job, start, length)
-        )
-        return await remote.send(request, headers, timeout)
     try:
-        return await local_file(request, path, headers, timeout)
+        local = await asyncio.to_thread(_look, service, job)
     except OSError:
         message = f"the file of {job.id} is gone from the output store"
         raise ApiError(404, message, code="content_gone") from None
+    if local is not None:
+        return await local.send(request, headers, timeout)
+    remote = RemoteFile(file.bytes, job.id, lambda start, length: service.read_content(job, start, length))
+    return await remote.send(request, headers, timeout)
+
+
+def _look(service: VideoService, job: Job) -> LocalFile | None:
+    """None if no disk that is seen here has it."""
+    path = service.content_path(job)
+    return None if path is None else LocalFile.look(path)
 
 
 async def media_bytes(request: web.Request, job: Job) -> bytes:
@@ -83,10 +87,11 @@ async def _send_picture(request: web.Request, job: Job, variant: Variant) -> web
     path = await request.app[SERVICE].previews.path(job, variant)
     headers = _headers(job, variant.content_type, variant.suffix)
     try:
-        return await local_file(request, path, headers, request.app[OPTIONS].download_timeout)
+        picture = await asyncio.to_thread(LocalFile.look, path)
     except OSError:  # others have taken its place since
         retry = {"Retry-After": "1"}
         raise ApiError(503, f"the {variant.name} is gone again", code="busy", headers=retry) from None
+    return await picture.send(request, headers, request.app[OPTIONS].download_timeout)
 
 
 def media_file(job: Job) -> MediaFile:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -20,22 +21,43 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+SMALL_BYTES = 64 << 10  # of a file that is sent from memory
 _CONDITIONS = ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since", "If-Unmodified-Since")
 
 
-async def local_file(
-    request: web.Request, path: Path, headers: Mapping[str, str], timeout: float
-) -> web.FileResponse:
-    """``timeout`` is in seconds, for all of it. Raises OSError if the file is not there, ApiError: 416."""
-    status = await asyncio.to_thread(path.stat)
-    asked = _asked(request, f'"{status.st_mtime_ns:x}-{status.st_size:x}"')  # the ETag that aiohttp gives it
-    since = asked.if_range
-    if since is None or status.st_mtime <= since.timestamp():  # as aiohttp sees it
-        _range(asked, status.st_size)  # aiohttp would answer 416 without a body
-    return _LocalFile(path, headers, timeout, asked)
+@dataclass(frozen=True)
+class LocalFile:
+    """A finished file on a disk that is seen here."""
+
+    path: Path
+    status: os.stat_result
+    data: bytes | None  # of a small one: to open it for sending, and to close it, takes a thread each
+
+    @staticmethod
+    def look(path: Path) -> LocalFile:
+        """Not on the event loop. Raises OSError if the file is not there."""
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            return LocalFile(path, status, file.read() if status.st_size <= SMALL_BYTES else None)
+
+    async def send(
+        self, request: web.Request, headers: Mapping[str, str], timeout: float
+    ) -> web.StreamResponse:
+        """``timeout`` is in seconds, for all of it. Raises ApiError: 416."""
+        etag = f'"{self.status.st_mtime_ns:x}-{self.status.st_size:x}"'  # the one that aiohttp gives it
+        if self.data is not None and not any(name in request.headers for name in _CONDITIONS):
+            tagged = {**headers, "Accept-Ranges": "bytes", "ETag": etag}
+            response = web.Response(body=self.data, headers=tagged)
+            response.last_modified = self.status.st_mtime
+            return response
+        asked = _asked(request, etag)
+        since = asked.if_range
+        if since is None or self.status.st_mtime <= since.timestamp():  # as aiohttp sees it
+            _range(asked, self.status.st_size)  # aiohttp would answer 416 without a body
+        return _FileResponse(self.path, headers, timeout, asked)
 
 
-class _LocalFile(web.FileResponse):
+class _FileResponse(web.FileResponse):
     """A FileResponse to what is ``asked``, whose client cannot stop reading for ever."""
 
     def __init__(self, path: Path, headers: Mapping[str, str], timeout: float, asked: web.Request) -> None:

@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import test_utils, web
 
+from orchestrator.http import sending
 from orchestrator.http.options import HttpOptions
 from orchestrator.jobs import Job, Status
 from tests.orchestrator.http.service import MemoryService
@@ -25,11 +26,15 @@ def server(api: test_utils.TestClient) -> web.Server:
     return api.server.runner.server
 
 
-@pytest.fixture(params=["file", "decoder"])
-def job(request: pytest.FixtureRequest, service: MemoryService, tmp_path: Path) -> Job:
+@pytest.fixture(params=["file", "small file", "decoder"])
+def job(
+    request: pytest.FixtureRequest, service: MemoryService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Job:
     job = service.add()
     service.complete(job, DATA)
     if request.param == "file":
+        monkeypatch.setattr(sending, "SMALL_BYTES", 0)
+    if request.param != "decoder":
         service.path = tmp_path / "video.bin"
         service.path.write_bytes(DATA)
     return job
@@ -42,6 +47,24 @@ async def test_the_whole_file(api: test_utils.TestClient, job: Job) -> None:
     assert response.headers["Content-Disposition"] == f'attachment; filename="{job.id}.mp4"'
     assert response.headers["x-request-id"]
     assert await response.read() == DATA
+
+
+async def test_a_small_file_looks_like_a_large_one(
+    api: test_utils.TestClient, service: MemoryService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = service.add()
+    service.complete(job, DATA)
+    service.path = tmp_path / "video.bin"
+    service.path.write_bytes(DATA)
+    seen = []
+    for most in (sending.SMALL_BYTES, 0):
+        monkeypatch.setattr(sending, "SMALL_BYTES", most)
+        response = await api.get(f"/v1/videos/{job.id}/content")
+        own = {name.lower(): value for name, value in response.headers.items()}
+        assert own.pop("date") and own.pop("x-request-id")
+        seen.append((response.status, own, await response.read()))
+    assert {"etag", "last-modified", "accept-ranges"} <= seen[0][1].keys()
+    assert seen[0] == seen[1]
 
 
 @pytest.mark.parametrize(
