@@ -20,14 +20,27 @@ from triptych_proto.control_pb2 import Generation, MediaFile
 Timed = TypeVar("Timed", Attempt, Pace)
 
 _COLUMNS = [field.name for field in fields(Job)]
+_FIXED = (
+    "id", "model", "created_at", "priority", "deadline", "owner", "remixed_from", "idempotency_key",
+    "request_hash",
+)  # fmt: skip
+_CHANGING = ("progress", "started_at", "completed_at", "file_url", "peak_memory_bytes", "webhook_url")
 
 
 def row(job: Job) -> dict[str, Any]:
     """The job's values at this moment: the job goes on changing while the store's thread writes."""
     return {
-        **{name: getattr(job, name) for name in _COLUMNS},
-        "status": job.status.value,
+        **{name: getattr(job, name) for name in _FIXED},
         "generation": json_format.MessageToDict(job.generation, preserving_proto_field_name=True),
+        **changing(job),
+    }
+
+
+def changing(job: Job) -> dict[str, Any]:
+    """Those that can change later. To write the others too would have SQLite write their indexes again."""
+    return {
+        **{name: getattr(job, name) for name in _CHANGING},
+        "status": job.status.value,
         "file": job.file and json_format.MessageToDict(job.file, preserving_proto_field_name=True),
         "error": job.error and asdict(job.error),
         "attempts": [_plain(attempt) for attempt in job.attempts],

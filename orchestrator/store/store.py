@@ -12,7 +12,7 @@ start-up and to follow other orchestrators.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -119,13 +119,14 @@ class JobStore:
         return await self.update_many([job])
 
     async def update_many(self, changed: Sequence[Job]) -> list[str]:
-        """Writes all of these jobs, as they are at the call, in one transaction.
+        """Writes all of these jobs, as they are at the call, in one transaction: what can change of them.
 
         Returns the ids of those that were not written, because they are not its owner's to write any more:
         another orchestrator has taken them, or the owner's name; they are finished; they are deleted.
         """
-        new = {job.id: rows.row(job) for job in changed}
-        return await self._transact(lambda connection: self._write(connection, new))
+        new = {job.id: rows.changing(job) for job in changed}
+        owners = {job.id: job.owner for job in changed}
+        return await self._transact(lambda connection: self._write(connection, new, owners))
 
     async def get(self, job_id: str) -> Job | None:
         if not job_id.isprintable():  # nor can PostgreSQL be asked for every string
@@ -296,19 +297,20 @@ class JobStore:
         life = self._lives.get(owner)
         return row.where(orchestrators.c.life == life).exists() if life is not None else sa.false()
 
-    def _write(self, connection: sa.Connection, new: dict[str, dict[str, Any]]) -> list[str]:
+    def _write(
+        self, connection: sa.Connection, new: Mapping[str, dict[str, Any]], owners: Mapping[str, str]
+    ) -> list[str]:
         found = [row for batch in batches(sorted(new)) for row in lock(connection, batch)]
         # After the locks: another life that takes the name later reads these rows only when they are written.
-        owners = {row["owner"] for row in new.values()} & self._lives.keys()
         gone = {
             owner
-            for owner in owners
+            for owner in set(owners.values()) & self._lives.keys()
             if not connection.scalar(ALIVE, {"owner": owner, "life": self._lives[owner]})
         }
         writable = {
             row["id"]
             for row in found
-            if row["owner"] == new[row["id"]]["owner"] not in gone
+            if row["owner"] == owners[row["id"]] not in gone
             and not row["deleted"]
             and (row["status"] not in FINAL or row["status"] == new[row["id"]]["status"])
         }
