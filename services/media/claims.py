@@ -15,7 +15,7 @@ from typing import Literal
 import xxhash
 from google.protobuf import json_format
 
-from services.media.files import MediaError, part_path
+from services.media.files import MediaError, part_path, sync_folder
 from services.media.formats import is_file_name
 from triptych_proto.control_pb2 import Done, MediaFile
 
@@ -72,14 +72,17 @@ class Claim:
     def finish(self, file: MediaFile) -> None:
         """Records the result, which lies whole at ``path``: from now on it outlives this process.
 
-        On return it is on the disk. MediaError when it cannot be written; then only ``discard`` is left.
+        On return it is on the disk, and so is the media file's name. MediaError when it cannot be written;
+        then only ``discard`` is left.
         """
         text = json_format.MessageToJson(Done(task_id=self.task_id, file=file), indent=None).encode()
         record = xxhash.xxh3_64_hexdigest(text).encode() + b" " + text
         try:
             while record:
                 record = record[os.write(self._lock.fileno(), record) :]
+            # In this order a file system with a journal has little left to do for the folder.
             os.fsync(self._lock.fileno())
+            sync_folder(self.path.parent)
         except OSError as error:
             raise MediaError(f"{claim_path(self.path)}: {error}") from error
         self.file = file

@@ -1,4 +1,4 @@
-"""Files that take their name when they are whole and on the disk."""
+"""Files that take their name when their bytes are on the disk."""
 
 from __future__ import annotations
 
@@ -26,31 +26,28 @@ class PartFile:
             raise MediaError(f"{path}: {error}") from error
 
     def publish(self) -> int:
-        """The size in bytes of what is now at ``path``. MediaError if it cannot; then nothing is left."""
-        written = self.part
+        """The size in bytes of what is now at ``path``. MediaError if it cannot; then nothing is left.
+
+        Its name is on the disk after ``sync_folder``.
+        """
         try:
             with self.file:
                 self.file.flush()
                 os.fsync(self.file.fileno())
                 size = os.fstat(self.file.fileno()).st_size
             os.replace(self.part, self.path)
-            written = self.path
-            _sync_folder(self.path.parent)
         except OSError as error:
-            self._remove(written)
+            self.discard()
             raise MediaError(f"{self.path}: {error}") from error
         return size
 
     def discard(self) -> None:
         """MediaError when it cannot be removed."""
-        self._remove(self.part)
-
-    def _remove(self, path: Path) -> None:
         try:
             with closing(self.file):
-                path.unlink(missing_ok=True)
+                self.part.unlink(missing_ok=True)
         except OSError as error:
-            raise MediaError(f"{path}: {error}") from error
+            raise MediaError(f"{self.part}: {error}") from error
 
 
 def part_path(path: Path) -> Path:
@@ -58,7 +55,7 @@ def part_path(path: Path) -> Path:
     return path.with_name(path.name + ".part")
 
 
-def _sync_folder(path: Path) -> None:
+def sync_folder(path: Path) -> None:
     """Forces the names in a folder onto the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
