@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -27,11 +28,16 @@ class NoRoom(Exception):
     """A pool stayed full for too long; nobody's fault, and to be tried again."""
 
 
+# Between two reports of a task: each wakes the event loop, which takes the interpreter from whoever computes.
+REPORT_SECONDS = 0.1
+
+
 class TaskControl:
     """How the compute thread tells of its progress and hears of a cancel."""
 
     def __init__(self, report: Callable[[int, int], None]) -> None:
         self._report = report
+        self._reported = time.monotonic()
         self._cancelled = threading.Event()
 
     @property
@@ -46,7 +52,11 @@ class TaskControl:
             raise Cancelled
 
     def progress(self, step: int, total: int) -> None:
-        self._report(step, total)
+        """Of steps that are fast not all are told, and of a task that is over soon none."""
+        now = time.monotonic()
+        if now - self._reported >= REPORT_SECONDS:
+            self._reported = now
+            self._report(step, total)
 
 
 @dataclass

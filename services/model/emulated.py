@@ -149,7 +149,7 @@ class EmulatedModel:
         check_request(self.facts, generation)
         self._suffer(generation)
         if self._role is Role.ENCODER:
-            time.sleep(self._emulation.encode)
+            _sleep(self._emulation.encode)
             check_images(self.facts, generation, images)
             pictures = [str(image.size).encode() + image.tobytes() for image in images]
             key = _digest(generation.prompt.encode(), generation.negative_prompt.encode(), *pictures)
@@ -182,7 +182,7 @@ class EmulatedModel:
         steps = generation.num_inference_steps
         for step in range(steps):
             control.raise_if_cancelled()
-            time.sleep(self._emulation.denoise / steps)
+            _sleep(self._emulation.denoise / steps)
             control.progress(step + 1, steps)
 
     def decode(self, generation: Generation, inputs: Mapping[str, Value], control: Control) -> Decoded:
@@ -203,7 +203,7 @@ class EmulatedModel:
     def _frames(self, generation: Generation, key: bytes, control: Control) -> Iterator[np.ndarray]:
         for index in range(generation.num_frames):
             control.raise_if_cancelled()
-            time.sleep(self._emulation.decode / generation.num_frames)
+            _sleep(self._emulation.decode / generation.num_frames)
             shape = (1, generation.height, generation.width, 3)
             own = np.frombuffer(_digest(key, bytes([index % 256])), np.uint8)
             if self._emulation.grain:
@@ -230,6 +230,11 @@ class EmulatedModel:
             Role.DENOISER: self._emulation.latents,
             Role.DECODER: 0,
         }
+
+
+def _sleep(seconds: float) -> None:
+    if seconds > 0:  # else it would give up the interpreter, which a model that computes nothing does not
+        time.sleep(seconds)
 
 
 def _latents_key(generation: Generation, inputs: Mapping[str, Value]) -> bytes:
