@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import secrets
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
@@ -30,6 +31,7 @@ from transfer.urls import EndpointURL
 from triptych_proto.control_pb2 import Done, Event, Failed, Generation, Input, Run
 
 POOL = 1 << 18
+PRODUCER, CONSUMER = secrets.token_hex(8), secrets.token_hex(8)  # sockets are named by them
 SHAPE = 64
 LIMITS = WorkerLimits(capacity=64, read_seconds=5.0, pool_seconds=5.0, hold_seconds=5.0, max_batch=4)
 
@@ -127,7 +129,7 @@ class Bench:
         self.given.append(held)
         endpoints = endpoint_messages(self.producer)
         return Input(
-            task_id="made", url=str(self.producer.url), incarnation="b" * 16, endpoints=endpoints,
+            task_id="made", url=str(self.producer.url), incarnation=PRODUCER, endpoints=endpoints,
             slot=slot_message(held.location),
         )  # fmt: skip
 
@@ -173,8 +175,8 @@ class Bench:
 
 @asynccontextmanager
 async def benches(limits: WorkerLimits = LIMITS) -> AsyncIterator[Bench]:
-    endpoint = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:1"), "a" * 16, POOL, POOL)
-    producer = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:2"), "b" * 16, POOL, POOL)
+    endpoint = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:1"), CONSUMER, POOL, POOL)
+    producer = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:2"), PRODUCER, POOL, POOL)
     stage = SteppedStage()
     worker = Worker(stage, endpoint, limits)
     bench = Bench(stage, worker, (endpoint, producer))

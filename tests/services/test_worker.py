@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import random
+import secrets
 import threading
 import weakref
 from collections.abc import AsyncIterator, Mapping
@@ -28,6 +29,7 @@ from transfer.urls import EndpointURL
 from triptych_proto.control_pb2 import Done, Event, Failed, Generation, Input, Run
 
 POOL = 1 << 18
+PRODUCER, CONSUMER = secrets.token_hex(8), secrets.token_hex(8)  # sockets are named by them
 
 
 class ScriptedStage:
@@ -96,7 +98,7 @@ class Bench:
         held = await self.producer.put({"x": torch.ones(100)}, timeout=5.0)
         endpoints = endpoint_messages(self.producer)
         source = Input(
-            task_id="made", url=str(self.producer.url), incarnation="b" * 16, endpoints=endpoints,
+            task_id="made", url=str(self.producer.url), incarnation=PRODUCER, endpoints=endpoints,
             slot=slot_message(held.location),
         )  # fmt: skip
         return source, held
@@ -133,8 +135,8 @@ class Bench:
 
 @pytest.fixture
 async def bench() -> AsyncIterator[Bench]:
-    endpoint = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:1"), "a" * 16, POOL, POOL)
-    producer = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:2"), "b" * 16, POOL, POOL)
+    endpoint = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:1"), CONSUMER, POOL, POOL)
+    producer = await TransferEndpoint.start(EndpointURL.parse("grpc://127.0.0.1:2"), PRODUCER, POOL, POOL)
     limits = WorkerLimits(capacity=64, read_seconds=2.0, pool_seconds=2.0, hold_seconds=0.05)
     stage = ScriptedStage()
     worker = Worker(stage, endpoint, limits)
