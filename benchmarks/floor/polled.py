@@ -1,0 +1,86 @@
+"""Videos of the floor that are made after their request was answered, and what polls see of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from aiohttp import web
+
+from benchmarks.floor.clip import FPS
+
+
+class Maker(Protocol):
+    def accept(self, body: str) -> str: ...
+
+    async def make(self, job: str, prompt: str) -> Path: ...
+
+    def path(self, job: str) -> Path: ...
+
+
+class Polled:
+    """Answers from memory, with the fields that Triptych's answers have. Stages tell of no progress."""
+
+    def __init__(self, maker: Maker) -> None:
+        self._maker = maker
+        self._videos: dict[str, dict[str, Any]] = {}
+        self._making: set[asyncio.Task[None]] = set()  # the event loop alone would not keep them
+
+    async def create(self, request: web.Request) -> web.Response:
+        body = await request.text()
+        fields = json.loads(body)
+        job = self._maker.accept(body)
+        self._videos[job] = video = _queued(job, fields)
+        task = asyncio.create_task(self._make(video))
+        self._making.add(task)
+        task.add_done_callback(self._making.discard)
+        return web.json_response(video)
+
+    async def show(self, request: web.Request) -> web.Response:
+        return web.json_response(self._videos[request.match_info["id"]])
+
+    async def content(self, request: web.Request) -> web.StreamResponse:
+        return web.FileResponse(self._maker.path(request.match_info["id"]))
+
+    async def _make(self, video: dict[str, Any]) -> None:
+        video["status"] = "in_progress"
+        try:
+            await self._maker.make(video["id"], video["prompt"])
+        except ConnectionError as error:
+            video["status"], video["error"] = "failed", {"code": "stage", "message": str(error)}
+        else:
+            video["status"], video["progress"] = "completed", 100
+        video["completed_at"] = int(time.time())
+
+
+def _queued(job: str, fields: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": job,
+        "object": "video",
+        "model": "floor",
+        "status": "queued",
+        "progress": 0,
+        "step": None,
+        "total_steps": None,
+        "steps_per_second": None,
+        "seconds_left": None,
+        "priority": 0,
+        "created_at": int(time.time()),
+        "completed_at": None,
+        "expires_at": None,
+        "deadline": None,
+        "prompt": fields["prompt"],
+        "size": fields["size"],
+        "seconds": f"{fields['num_frames'] / FPS:g}",
+        "num_frames": fields["num_frames"],
+        "fps": FPS,
+        "seed": fields.get("seed"),
+        "quality": "standard",
+        "remixed_from_video_id": None,
+        "error": None,
+        "phases": [],
+        "stage_durations": {},
+    }
