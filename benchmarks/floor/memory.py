@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -18,14 +19,16 @@ LARGE = {
 }
 
 
-def large_tensor(key: bytes) -> dict[str, Callable[[], object]]:
+@contextlib.contextmanager
+def large_tensor(key: bytes) -> Iterator[dict[str, Callable[[], object]]]:
     """The work by the names of ``LARGE``; all memory but that of ``new`` has been written before."""
     _, latents = TENSORS
-    shared, own = Made(latents), np.full(latents // 8, 1, np.uint64)
-    word = np.frombuffer(key, np.uint64)[0]
-    return {
-        "make": lambda: shared.make(key),
-        "new": lambda: np.full(own.size, word),
-        "hash": lambda: digest(own.data),
-        "copy": lambda: np.copyto(shared.words, own),
-    }
+    with contextlib.closing(Made(latents)) as shared:
+        own = np.full(latents // 8, 1, np.uint64)
+        word = np.frombuffer(key, np.uint64)[0]
+        yield {
+            "make": lambda: shared.make(key),
+            "new": lambda: np.full(own.size, word),
+            "hash": lambda: digest(own.data),
+            "copy": lambda: np.copyto(shared.words, own),
+        }

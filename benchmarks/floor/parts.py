@@ -45,7 +45,7 @@ Part = dict[str, float]
 
 
 def measure(effort: Effort) -> Iterator[Round]:
-    """The value is the sum of all, each as often as a request has it: milliseconds."""
+    """The value is the sum of all parts of a tiny request, each as often as that has it: milliseconds."""
     with contextlib.ExitStack() as stack:
         ground = stack.enter_context(floor())
         stage = stack.enter_context(process("stage"))
@@ -63,7 +63,8 @@ def measure(effort: Effort) -> Iterator[Round]:
             ),
         }
         counts = dict.fromkeys(parts, effort.count(REQUESTS, 3))
-        parts |= {name: functools.partial(_repeated, one) for name, one in large_tensor(KEY).items()}
+        large = stack.enter_context(large_tensor(KEY))
+        parts |= {name: functools.partial(_repeated, work) for name, work in large.items()}
         counts |= dict.fromkeys(LARGE, effort.count(LARGE_REQUESTS, 3))
         for part in parts.values():
             part(effort.count(WARM_UP, 1))

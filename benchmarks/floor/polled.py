@@ -22,31 +22,32 @@ class Maker(Protocol):
 
 
 class Polled:
-    """Answers from memory, with the fields that Triptych's answers have. Stages tell of no progress."""
+    """Answers polls from memory, with the fields that Triptych's answers have. An answer is put together when
+    something has changed: when the video is asked for, and at its end. Stages tell of no progress.
+    """
 
     def __init__(self, maker: Maker) -> None:
         self._maker = maker
-        self._videos: dict[str, dict[str, Any]] = {}
+        self._answers: dict[str, bytes] = {}
         self._making: set[asyncio.Task[None]] = set()  # the event loop alone would not keep them
 
     async def create(self, request: web.Request) -> web.Response:
         body = await request.text()
         fields = json.loads(body)
-        job = self._maker.accept(body)
-        self._videos[job] = video = _queued(job, fields)
+        video = _begun(self._maker.accept(body), fields)
+        answer = self._keep(video)
         task = asyncio.create_task(self._make(video))
         self._making.add(task)
         task.add_done_callback(self._making.discard)
-        return web.json_response(video)
+        return _json(answer)
 
     async def show(self, request: web.Request) -> web.Response:
-        return web.json_response(self._videos[request.match_info["id"]])
+        return _json(self._answers[request.match_info["id"]])
 
     async def content(self, request: web.Request) -> web.StreamResponse:
         return web.FileResponse(self._maker.path(request.match_info["id"]))
 
     async def _make(self, video: dict[str, Any]) -> None:
-        video["status"] = "in_progress"
         try:
             await self._maker.make(video["id"], video["prompt"])
         except ConnectionError as error:
@@ -54,14 +55,23 @@ class Polled:
         else:
             video["status"], video["progress"] = "completed", 100
         video["completed_at"] = int(time.time())
+        self._keep(video)
+
+    def _keep(self, video: dict[str, Any]) -> bytes:
+        answer = self._answers[video["id"]] = json.dumps(video).encode()
+        return answer
 
 
-def _queued(job: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _json(answer: bytes) -> web.Response:
+    return web.Response(body=answer, content_type="application/json")
+
+
+def _begun(job: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": job,
         "object": "video",
         "model": "floor",
-        "status": "queued",
+        "status": "in_progress",
         "progress": 0,
         "step": None,
         "total_steps": None,

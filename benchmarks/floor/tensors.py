@@ -22,17 +22,21 @@ class Made:
 
     def __init__(self, nbytes: int) -> None:
         """``nbytes`` is a multiple of eight. All pages are there when it returns."""
-        descriptor = os.memfd_create("floor")
-        os.ftruncate(descriptor, nbytes)
-        mapping = _mapped(descriptor, nbytes, mmap.PROT_READ | mmap.PROT_WRITE)
+        self._descriptor = os.memfd_create("floor")
+        os.ftruncate(self._descriptor, nbytes)
+        mapping = _mapped(self._descriptor, nbytes, mmap.PROT_READ | mmap.PROT_WRITE)
         self.words: npt.NDArray[np.uint64] = np.frombuffer(mapping, np.uint64)
         self.words.fill(0)
-        self._place = f"/proc/{os.getpid()}/fd/{descriptor}".encode().ljust(PAYLOAD_BYTES, b"\0")
+        self._place = f"/proc/{os.getpid()}/fd/{self._descriptor}".encode().ljust(PAYLOAD_BYTES, b"\0")
 
     def make(self, key: bytes) -> bytes:
         """Fills it as the emulated stages fill theirs; returns where it lies."""
         self.words.fill(np.frombuffer(key, np.uint64)[0])
         return self._place
+
+    def close(self) -> None:
+        """Nobody can map it any more."""
+        os.close(self._descriptor)
 
 
 class Read:
