@@ -1,4 +1,4 @@
-"""The floor beneath a tiny request: it does what it says, and leaves nothing behind."""
+"""The floor beneath a request: it does what it says, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -20,7 +22,7 @@ import sqlalchemy as sa
 import xxhash
 
 from benchmarks.connection import Connection
-from benchmarks.floor import beside, processes
+from benchmarks.floor import beside, large, processes
 from benchmarks.floor.beside import FloorTarget
 from benchmarks.floor.clip import FPS, TINY_CLIP, Clip
 from benchmarks.floor.jobs import Jobs
@@ -33,7 +35,7 @@ from benchmarks.floor.video import Videos
 from benchmarks.peers.apps.stages import Work
 from benchmarks.peers.load import closed_loop
 from benchmarks.peers.target import open_connection, post
-from benchmarks.row import Report, Round
+from benchmarks.row import Effort, Report, Round
 from orchestrator.store.database import Database
 from services.media.video import VideoWriter
 from tests.benchmarks.processes import alive, state
@@ -203,9 +205,8 @@ def test_a_process_that_does_not_come_up(tmp_path: Path) -> None:
 
 def test_a_quick_run_measures_both(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
-    # ``wan`` is ``tensors`` with other sizes.
-    names = ["one", "rate", "tensors", "cpu", "parts"]
-    assert {*names, "wan"} == {row.name for row in TOPIC.rows}
+    names = ["one", "rate", "cpu", "parts"]
+    assert {*names, "tensors", "wan"} == {row.name for row in TOPIC.rows}
     run = subprocess.run(
         [*COMMAND, *names, "--quick", "--rounds", "2", "--json", str(lines)],
         cwd=ROOT, capture_output=True, text=True, timeout=180, check=False,
@@ -213,7 +214,7 @@ def test_a_quick_run_measures_both(tmp_path: Path) -> None:
     assert run.returncode == 0, run.stderr
     records = {record["row"]: record for record in map(json.loads, lines.read_text().splitlines())}
     assert list(records) == names
-    for name, figure in (("one", "p50"), ("rate", "rate"), ("tensors", "p50"), ("cpu", "server")):
+    for name, figure in (("one", "p50"), ("rate", "rate"), ("cpu", "server")):
         for one in records[name]["rounds"]:
             ours, least = one["raw"]["triptych"], one["raw"]["floor"]
             assert one["value"] == least[figure] > 0 and records[name]["goal"] is None
@@ -232,8 +233,29 @@ def test_a_quick_run_measures_both(tmp_path: Path) -> None:
         assert all(part["ms"] > 0 and part["cpu"] > 0 for part in parts)
         whole = http["ms"] + commits["ms"] + 3 * stream["ms"] + file["ms"]
         assert one["value"] == one["raw"]["sum"]["ms"] == pytest.approx(whole, rel=1e-4)
-    for what in ("an MP4 file", "| tiny requests, 8 clients", "| with 4 MB and 42 MB", "a hash of 42 MB"):
+    for what in ("an MP4 file", "| tiny requests, 8 clients", "| server's CPU per", "a hash of 42 MB"):
         assert what in run.stdout
+
+
+def test_both_hand_on_tensors_of_the_same_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the floor there is another, which comes up faster than Triptych."""
+    models = []
+
+    @contextlib.contextmanager
+    def running(model: str) -> Iterator[SimpleNamespace]:
+        models.append(model)
+        with floor(tensors=Work(80_000, 400_000)) as ground:
+            found = [SimpleNamespace(name=f"{name} 0", pid=pid) for name, pid in ground.pids.items()]
+            yield SimpleNamespace(port=ground.port, processes=found)
+
+    monkeypatch.setattr(beside, "running", running)
+    first, second = large.measure(80_000, 400_000)(Effort(rounds=2, quick=True))
+    assert models == ["emulated:embeddings=80000,latents=400000"]
+    for one in (first, second):
+        least, other = one.raw["floor"], one.raw["triptych"]
+        assert one.value == least["p50"] and one.raw["ratio"] == other["p50"] / least["p50"]
+        assert least["requests"] == other["requests"] == 3
+        assert all([*least["cpu"].values(), *other["cpu"].values()])
 
 
 def test_the_table_has_the_middle_of_the_rounds() -> None:
