@@ -1,1 +1,1 @@
-"""The floor beneath a tiny request: the least that the same libraries can do for it, beside Triptych."""
+"""The floor beneath a request: the least that the same libraries can do for it, beside Triptych."""

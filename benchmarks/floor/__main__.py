@@ -1,4 +1,4 @@
-"""`python -m benchmarks.floor`: the least that a tiny request can cost, and what it costs Triptych."""
+"""`python -m benchmarks.floor`: the least that a request can cost, and what it costs Triptych."""
 
 import sys
 

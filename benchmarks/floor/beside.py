@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.floor.processes import floor
+from benchmarks.floor.processes import Running
 from benchmarks.peers.apps.stages import Work
-from benchmarks.peers.load import Sample, closed_loop, rate
+from benchmarks.peers.load import Sample, rate
 from benchmarks.peers.systems import TriptychTarget, ask_for_video
 from benchmarks.peers.target import Reply, Target
-from benchmarks.requests.latency import WARM_UP
-from benchmarks.requests.rate import CLIENTS, TINY_BYTES
 from benchmarks.row import Effort, Round, middle
 from benchmarks.system import cpu_seconds, running
 from benchmarks.table import Spread, number
 
-REQUESTS = 100  # of one client
-SECONDS = 5  # of many
 SYSTEMS = ("floor", "triptych")
 CLIENT = "client"  # this process: on a machine of few cores its time counts too
 
@@ -37,53 +35,49 @@ class FloorTarget:
         return ask_for_video(connection, number, self.path)
 
 
-def one(effort: Effort) -> Iterator[Round]:
-    """The value is the floor's p50 in milliseconds, of one request at a time."""
-    requests = effort.count(REQUESTS, 3)
-    yield from _rounds(effort, "p50", 0, lambda target: closed_loop(target, 1, requests=requests))
+@dataclass(frozen=True)
+class Side:
+    """One of the two, with the ids of its processes; ``server`` names the one that clients talk to."""
+
+    target: Target
+    pids: Mapping[str, int]
+    server: str
 
 
-def many(effort: Effort) -> Iterator[Round]:
-    """The value is the floor's requests per second."""
-    seconds = effort.count(SECONDS, 1)
-    threads = os.cpu_count() or 1
-    yield from _rounds(effort, "rate", threads, lambda target: closed_loop(target, CLIENTS, seconds=seconds))
-
-
-def _rounds(
-    effort: Effort, figure: str, threads: int, load: Callable[[Target], list[Sample]]
-) -> Iterator[Round]:
-    """Both are there all the time, and idle while the other is measured; each round begins with another.
-    So many ``threads`` write the floor's videos.
-    """
-    work = Work(TINY_BYTES, TINY_BYTES)
+@contextlib.contextmanager
+def both(ground: AbstractContextManager[Running], work: Work) -> Iterator[dict[str, Side]]:
+    """Triptych beside the floor, by the names of ``SYSTEMS``; its stages hand on what ``work`` says."""
     model = f"emulated:embeddings={work.embeddings},latents={work.latents}"
-    with running(model) as box, floor(threads) as ground:
-        targets: dict[str, Target] = {"floor": FloorTarget(ground.port), "triptych": TriptychTarget(box)}
-        pids = {
-            "floor": ground.pids,
-            "triptych": {process.name.split()[0]: process.pid for process in box.processes},
+    with running(model) as box, ground as least:
+        ours = {process.name.split()[0]: process.pid for process in box.processes}
+        yield {
+            "floor": Side(FloorTarget(least.port), least.pids, "server"),
+            "triptych": Side(TriptychTarget(box), ours, "orchestrator"),
         }
-        for target in targets.values():
-            closed_loop(target, CLIENTS, requests=effort.count(WARM_UP * CLIENTS, CLIENTS))
-        for turn in range(effort.rounds):
-            order = SYSTEMS if turn % 2 == 0 else SYSTEMS[::-1]
-            seen: dict[str, Any] = {name: _measured(targets[name], pids[name], load) for name in order}
-            yield Round(
-                seen["floor"][figure], {**seen, "ratio": seen["triptych"][figure] / seen["floor"][figure]}
-            )
 
 
-def _measured(
-    target: Target, pids: Mapping[str, int], load: Callable[[Target], list[Sample]]
-) -> dict[str, Any]:
+def in_turns(
+    effort: Effort, sides: Mapping[str, Side], figure: str, measured: Callable[[Side], dict[str, Any]]
+) -> Iterator[Round]:
+    """One is idle while the other is measured; each round begins with another. The value is the floor's
+    ``figure``.
+    """
+    for turn in range(effort.rounds):
+        order = SYSTEMS if turn % 2 == 0 else SYSTEMS[::-1]
+        seen = {name: measured(sides[name]) for name in order}
+        yield Round(
+            seen["floor"][figure], {**seen, "ratio": seen["triptych"][figure] / seen["floor"][figure]}
+        )
+
+
+def under_load(side: Side, load: Callable[[Target], list[Sample]]) -> dict[str, Any]:
     """Milliseconds a request, and answers per second. RuntimeError when a request failed."""
-    watched = {**pids, CLIENT: os.getpid()}
-    before = {name: cpu_seconds(pid) for name, pid in watched.items()}
-    samples = load(target)
-    used = {name: cpu_seconds(pid) - before[name] for name, pid in watched.items()}
+    with cpu_used(side) as used:
+        samples = load(side.target)
     if failed := [sample.error for sample in samples if sample.error]:
-        raise RuntimeError(f"{target.name}: {len(failed)} of {len(samples)} requests failed: {failed[0]}")
+        raise RuntimeError(
+            f"{side.target.name}: {len(failed)} of {len(samples)} requests failed: {failed[0]}"
+        )
     spread = Spread.of([sample.seconds * 1e3 for sample in samples])
     return {
         "requests": len(samples),
@@ -92,6 +86,16 @@ def _measured(
         "rate": rate(samples),
         "cpu": {name: seconds * 1e3 / len(samples) for name, seconds in used.items()},
     }
+
+
+@contextlib.contextmanager
+def cpu_used(side: Side) -> Iterator[dict[str, float]]:
+    """Seconds by process, the client's too, when it is over."""
+    used: dict[str, float] = {}
+    watched = {**side.pids, CLIENT: os.getpid()}
+    before = {name: cpu_seconds(pid) for name, pid in watched.items()}
+    yield used
+    used.update({name: cpu_seconds(pid) - before[name] for name, pid in watched.items()})
 
 
 def cpu_of(raw: Mapping[str, Any]) -> float:

@@ -28,9 +28,14 @@ def first_payload(prompt: str) -> bytes:
     return prompt.encode()[:PAYLOAD_BYTES].ljust(PAYLOAD_BYTES, b"\0")
 
 
-def next_payload(payload: bytes) -> bytes:
-    """What a stage makes of it: it depends on every byte."""
-    return xxhash.xxh3_64_digest(payload) * (PAYLOAD_BYTES // 8)
+def digest(payload: bytes | memoryview) -> bytes:
+    """Depends on every byte."""
+    return xxhash.xxh3_64_digest(payload)
+
+
+def noise(key: bytes) -> bytes:
+    """The tensor that a stage makes of a digest."""
+    return key * (PAYLOAD_BYTES // len(key))
 
 
 def split(frame: bytes) -> list[bytes]:

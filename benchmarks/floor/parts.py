@@ -1,9 +1,10 @@
-"""What each part of a tiny request takes by itself, when nothing else is done."""
+"""What each part of a tiny request takes by itself, and a large tensor, when nothing else is done."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import statistics
@@ -14,7 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from benchmarks.floor.beside import FloorTarget
+from benchmarks.floor.clip import TINY_CLIP
 from benchmarks.floor.jobs import Jobs
+from benchmarks.floor.memory import LARGE, large_tensor
 from benchmarks.floor.message import first_payload
 from benchmarks.floor.processes import Running, floor, process
 from benchmarks.floor.stream import Stream
@@ -25,6 +28,7 @@ from benchmarks.row import Effort, Round, middle
 from benchmarks.system import cpu_seconds
 
 REQUESTS = 200
+LARGE_REQUESTS = 50
 # How often each is part of a request.
 TIMES = {"http": 1, "commits": 1, "stream": 3, "file": 1}
 WHAT = {
@@ -34,15 +38,14 @@ WHAT = {
     "file": "an MP4 file of one frame, synced",
     "encode": "of it, all but the syncs",
 }
-COLOUR = b"\x80\x40\x20"
+KEY = b"\x80\x40\x20\x10\x08\x04\x02\x01"
 REQUEST = json.dumps({**TINY, "seed": 0})
 
 Part = dict[str, float]
 
 
 def measure(effort: Effort) -> Iterator[Round]:
-    """The value is the sum of all, each as often as a request has it: milliseconds."""
-    requests = effort.count(REQUESTS, 3)
+    """The value is the sum of all parts of a tiny request, each as often as that has it: milliseconds."""
     with contextlib.ExitStack() as stack:
         ground = stack.enter_context(floor())
         stage = stack.enter_context(process("stage"))
@@ -53,14 +56,20 @@ def measure(effort: Effort) -> Iterator[Round]:
             "http": _http(ground),
             "commits": lambda count: _repeated(lambda: _commit(jobs), count),
             "stream": lambda count: asyncio.run(_trips(*stage, count)),
-            "file": lambda count: _repeated(lambda: videos.write(uuid.uuid4().hex, COLOUR), count),
+            "file": lambda count: _repeated(lambda: videos.write(uuid.uuid4().hex, KEY), count),
             # Always a new file: ext4 syncs one that is written anew.
-            "encode": lambda count: _repeated(lambda: encode(f"{scratch}/{uuid.uuid4().hex}", COLOUR), count),
+            "encode": lambda count: _repeated(
+                lambda: encode(f"{scratch}/{uuid.uuid4().hex}", KEY, TINY_CLIP), count
+            ),
         }
+        counts = dict.fromkeys(parts, effort.count(REQUESTS, 3))
+        large = stack.enter_context(large_tensor(KEY))
+        parts |= {name: functools.partial(_repeated, work) for name, work in large.items()}
+        counts |= dict.fromkeys(LARGE, effort.count(LARGE_REQUESTS, 3))
         for part in parts.values():
             part(effort.count(WARM_UP, 1))
         for _ in range(effort.rounds):
-            seen = {name: part(requests) for name, part in parts.items()}
+            seen = {name: part(counts[name]) for name, part in parts.items()}
             sums = {unit: sum(seen[name][unit] * TIMES[name] for name in TIMES) for unit in ("ms", "cpu")}
             yield Round(sums["ms"], {**seen, "sum": sums})
 
@@ -125,6 +134,7 @@ def _part(seconds: list[float], used: float) -> Part:
 
 def summary(rounds: list[Round]) -> str:
     parts = ", ".join(
-        f"{name} {middle(rounds, name, 'ms'):.2f} ({middle(rounds, name, 'cpu'):.2f} of CPU)" for name in WHAT
+        f"{name} {middle(rounds, name, 'ms'):.2f} ({middle(rounds, name, 'cpu'):.2f} of CPU)"
+        for name in (*WHAT, *LARGE)
     )
     return f"ms each: {parts}; the stream three times: {middle(rounds, 'sum', 'cpu'):.2f} of CPU in all"

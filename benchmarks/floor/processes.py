@@ -11,7 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.floor.clip import TINY_CLIP, Clip
 from benchmarks.machine import ROOT
+from benchmarks.peers.apps.stages import Work
 from benchmarks.system import START_SECONDS
 from deploy.onebox import die_with_parent
 
@@ -25,19 +27,26 @@ class Running:
 
 
 @contextlib.contextmanager
-def floor(threads: int = 0) -> Iterator[Running]:
+def floor(threads: int = 0, clip: Clip = TINY_CLIP, tensors: Work | None = None) -> Iterator[Running]:
     """The server and its three stages, ready; no process is left behind. RuntimeError when one does not
-    come up. So many ``threads`` write videos; with none, the decoder's event loop does.
+    come up. So many ``threads`` write videos; with none, the decoder's event loop does. ``tensors`` of these
+    sizes lie in memory, for one request at a time; without, small ones travel in the messages.
     """
     with tempfile.TemporaryDirectory(prefix="triptych-floor-") as scratch, contextlib.ExitStack() as stack:
         videos = Path(scratch) / "videos"
         videos.mkdir()
+        writes = ["--videos", str(videos), "--threads", str(threads), "--clip", *clip.words()]
+        reads, embeddings, latents = [], [], []
+        if tensors is not None:
+            reads = ["--reads"]
+            embeddings = ["--makes", str(tensors.embeddings)]
+            latents = ["--makes", str(tensors.latents)]
         found = {
             name: stack.enter_context(process("stage", *arguments))
             for name, arguments in (
-                ("encoder", ()),
-                ("denoiser", ()),
-                ("decoder", ("--videos", str(videos), "--threads", str(threads))),
+                ("encoder", embeddings),
+                ("denoiser", [*reads, *latents]),
+                ("decoder", [*reads, *writes]),
             )
         }
         stages = [str(port) for _, port in found.values()]

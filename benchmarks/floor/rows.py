@@ -5,16 +5,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from benchmarks.floor import beside, parts
+from benchmarks.floor import beside, cost, large, memory, parts, tiny
+from benchmarks.requests.rows import TENSORS, WAN
 from benchmarks.row import Report, Row, middle
 from benchmarks.runner import Topic
 from benchmarks.table import markdown, number
 
-FIGURES = {"one": "p50", "rate": "rate"}
+FIGURES = {"one": "p50", "rate": "rate", "tensors": "p50", "wan": "p50", "cpu": "server"}
 HEADING = (
     "what", "floor", "rounds", "Triptych", "rounds", "Triptych's over it", "CPU ms a request, floor",
     "Triptych", "others",
 )  # fmt: skip
+NAMES = {**parts.WHAT, **memory.LARGE}
 PARTS_HEADING = ("part", "times", "ms", "rounds", "CPU ms")
 
 
@@ -42,10 +44,12 @@ def _line(report: Report) -> list[str]:
 
 def _parts(report: Report) -> list[list[str]]:
     lines = []
-    for name in (*parts.WHAT, "sum"):
+    measured = report.rounds[0].raw
+    # Those of large tensors are no part of a tiny request.
+    for name in filter(measured.__contains__, (*parts.WHAT, "sum", *memory.LARGE)):
         lines.append(
             [
-                parts.WHAT.get(name, "all, one after the other"),
+                NAMES.get(name, "all, one after the other"),
                 str(parts.TIMES.get(name, "")),
                 number(middle(report.rounds, name, "ms")),
                 _range([one.raw[name]["ms"] for one in report.rounds]),
@@ -65,10 +69,27 @@ def _range(values: Sequence[float]) -> str:
 
 TOPIC = Topic(
     "floor",
-    "Measures the least program for a tiny request that keeps a job and writes a video, beside Triptych.",
+    "Measures the least program for a request that keeps a job and writes a video, beside Triptych.",
     (
-        Row("one", "tiny request, one client, p50", None, beside.one, beside.summary("p50", "ms"), "ms"),
-        Row("rate", "tiny requests, 8 clients", None, beside.many, beside.summary("rate", "req/s"), "req/s"),
+        Row("one", "tiny request, one client, p50", None, tiny.one, beside.summary("p50", "ms"), "ms"),
+        Row("rate", "tiny requests, 8 clients", None, tiny.many, beside.summary("rate", "req/s"), "req/s"),
+        Row(
+            "tensors",
+            "with 4 MB and 42 MB tensors, p50",
+            None,
+            large.measure(*TENSORS),
+            beside.summary("p50", "ms"),
+            "ms",
+        ),
+        Row(
+            "wan",
+            "Wan 480p/81 tensor shapes, p50",
+            None,
+            large.measure(*WAN),
+            beside.summary("p50", "ms"),
+            "ms",
+        ),
+        Row("cpu", "server's CPU per 480p/81 video", None, cost.measure, cost.line, "ms"),
         Row("parts", "the parts of a tiny request by themselves", None, parts.measure, parts.summary, "ms"),
     ),
     short=("one", "parts"),

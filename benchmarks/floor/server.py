@@ -13,6 +13,7 @@ from aiohttp import web
 
 from benchmarks.floor.jobs import Jobs
 from benchmarks.floor.message import first_payload
+from benchmarks.floor.polled import Polled
 from benchmarks.floor.stream import Stream
 
 
@@ -26,28 +27,45 @@ class Server:
 
     async def generate(self, request: web.Request) -> web.StreamResponse:
         body = await request.text()
-        payload = first_payload(json.loads(body)["prompt"])
-        job = uuid.uuid4().hex
-        self._jobs.add(job, body)
-        for stream in self._streams:
-            payload = await stream.work(job, payload)
-        path = self._videos / f"{job}.mp4"
-        self._jobs.complete(job, path.name)
-        return web.FileResponse(path, headers={"X-Video-Id": job})
+        prompt = json.loads(body)["prompt"]
+        job = self.accept(body)
+        return web.FileResponse(await self.make(job, prompt), headers={"X-Video-Id": job})
 
     async def only_http(self, request: web.Request) -> web.StreamResponse:
         """The same from a client's eyes: it answers with the video that the query names."""
         json.loads(await request.text())
         job = request.query["job"]
-        return web.FileResponse(self._videos / f"{job}.mp4", headers={"X-Video-Id": job})
+        return web.FileResponse(self.path(job), headers={"X-Video-Id": job})
+
+    def accept(self, body: str) -> str:
+        """The id of a new job."""
+        job = uuid.uuid4().hex
+        self._jobs.add(job, body)
+        return job
+
+    async def make(self, job: str, prompt: str) -> Path:
+        """Its video; ConnectionError when a stage is gone."""
+        payload = first_payload(prompt)
+        for stream in self._streams:
+            payload = await stream.work(job, payload)
+        path = self.path(job)
+        self._jobs.complete(job, path.name)
+        return path
+
+    def path(self, job: str) -> Path:
+        return self._videos / f"{job}.mp4"
 
 
 async def run(data: Path, ports: Sequence[int]) -> None:
     """Prints the port, and serves until it is killed."""
     server = Server(data, ports)
+    polled = Polled(server)
     app = web.Application()
     app.router.add_post("/v1/videos/sync", server.generate)
     app.router.add_post("/http", server.only_http)
+    app.router.add_post("/v1/videos", polled.create)
+    app.router.add_get("/v1/videos/{id}", polled.show)
+    app.router.add_get("/v1/videos/{id}/content", polled.content)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

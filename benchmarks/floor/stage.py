@@ -1,15 +1,27 @@
-"""`python -m benchmarks.floor.stage`: the process of a stage; with a folder it is the decoder's."""
+"""`python -m benchmarks.floor.stage`: the process of a stage; with a folder it is the decoder's.
+
+It hashes the tensor that it is given and makes one of the digest. Tensors travel in messages, but for those
+that its command line says are large: of them only the place does.
+"""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import astuple
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import grpc
 
-from benchmarks.floor.message import METHOD, SERVICE, job_of, message, next_payload, payload_of, split
+from benchmarks.floor.clip import TINY_CLIP, Clip
+from benchmarks.floor.message import METHOD, SERVICE, digest, job_of, message, noise, payload_of, split
+from benchmarks.floor.tensors import Made, Read
+
+if TYPE_CHECKING:  # the other stages need no libav
+    from benchmarks.floor.video import Videos
 
 
 class Stage:
@@ -19,12 +31,16 @@ class Stage:
     videos of some can be encoded while those of others are on their way to the disk.
     """
 
-    def __init__(self, directory: Path | None = None, threads: int = 0) -> None:
-        self._videos = None
-        if directory is not None:
-            from benchmarks.floor.video import Videos  # the other stages need no libav
-
-            self._videos = Videos(directory)
+    def __init__(
+        self,
+        take: Callable[[bytes], bytes],
+        make: Callable[[bytes], bytes],
+        videos: Videos | None = None,
+        threads: int = 0,
+    ) -> None:
+        """``take`` a tensor's digest, ``make`` one of a digest: each is what a message carries of it."""
+        self._take, self._make = take, make
+        self._videos = videos
         self._pool = ThreadPoolExecutor(threads) if threads else None
 
     async def serve(self, _requests: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
@@ -56,10 +72,10 @@ class Stage:
             answers.put_nowait(None)
 
     def _answer(self, one: bytes) -> bytes:
-        job, payload = job_of(one), next_payload(payload_of(one))
+        job, key = job_of(one), self._take(payload_of(one))
         if self._videos is not None:
-            self._videos.write(job, payload[:3])
-        return message(job, payload)
+            self._videos.write(job, key)
+        return message(job, self._make(key))
 
 
 async def run(stage: Stage) -> None:
@@ -77,8 +93,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.floor.stage", description=__doc__)
     parser.add_argument("--videos", type=Path, metavar="DIR", help="where the decoder writes")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="that write (default: the loop)")
+    parser.add_argument(
+        "--clip", type=int, nargs=3, default=astuple(TINY_CLIP), metavar=("WIDTH", "HEIGHT", "FRAMES"),
+        help="what each video is like",
+    )  # fmt: skip
+    parser.add_argument("--reads", action="store_true", help="the tensor that it is given where it lies")
+    parser.add_argument("--makes", type=int, default=0, metavar="BYTES", help="in memory that others read")
     args = parser.parse_args()
-    asyncio.run(run(Stage(args.videos, args.threads)))
+    take = Read().digest if args.reads else digest
+    make = Made(args.makes).make if args.makes else noise
+    videos = None if args.videos is None else _videos(args.videos, Clip(*args.clip))
+    asyncio.run(run(Stage(take, make, videos, args.threads)))
+
+
+def _videos(directory: Path, clip: Clip) -> Videos:
+    from benchmarks.floor.video import Videos
+
+    return Videos(directory, clip)
 
 
 if __name__ == "__main__":

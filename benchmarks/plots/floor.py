@@ -19,13 +19,23 @@ COLOURS = {
     "server": "memcpy", "orchestrator": "memcpy", "encoder": "encode", "denoiser": "denoise",
     "decoder": "decode",
 }  # fmt: skip
+# Rows of other requests, with the figure of theirs that is shown.
+OTHERS = {
+    "tensors": ("p50", "4 MB and 42 MB, one client, ms"),
+    "wan": ("p50", "Wan's tensors, one client, ms"),
+    "cpu": ("server", "server's CPU for a 480p video, ms"),
+}
 NAMES = {"stream": "three stream round trips", "server": "server, orchestrator"}
 
 
 def floor(records: Sequence[Record], path: Path) -> None:
-    """Time of one client, with that of the parts; its CPU by process; and the rate of eight."""
+    """Time of one client, with that of the parts; its CPU by process; the rate of eight. Below, other
+    requests where they were measured.
+    """
     rounds = {record["row"]: [one["raw"] for one in record["rounds"]] for record in records}
-    with figure(path, "The floor beneath a tiny request", records, columns=3) as (left, middle, right):
+    lines = 2 if rounds.keys() & OTHERS else 1
+    title = "The floor beneath a request"
+    with figure(path, title, records, columns=3, rows=lines) as (left, middle, right, *below):
         if "parts" in rounds:
             parts = {
                 name: statistics.median(one[name]["ms"] for one in rounds["parts"]) * times
@@ -44,6 +54,11 @@ def floor(records: Sequence[Record], path: Path) -> None:
                 _stacked(middle, system, cpu, named)
         if "rate" in rounds:
             _bars(right, rounds["rate"], "rate")
+        for row, axes in zip(OTHERS, below, strict=False):
+            name, label = OTHERS[row]
+            if row in rounds:
+                _bars(axes, rounds[row], name)
+            axes.set_ylabel(label)
         left.set_ylabel("one client, ms")
         middle.set_ylabel("CPU of a request, one client, ms")
         right.set_ylabel("eight clients, requests/s")

@@ -29,12 +29,14 @@ matplotlib.rcParams.update({"svg.hashsalt": "triptych", "font.size": 9, "axes.sp
 
 @contextlib.contextmanager
 def figure(
-    path: Path, title: str, records: Sequence[dict[str, Any]], columns: int = 1
+    path: Path, title: str, records: Sequence[dict[str, Any]], columns: int = 1, rows: int = 1
 ) -> Iterator[list[Axes]]:
-    """Axes to draw on; the file is written at the end, with the machine and the commit below the picture."""
-    drawn, axes = plt.subplots(1, columns, figsize=INCHES, squeeze=False, layout="constrained")
+    """Axes to draw on, row by row; the file is written at the end, with the machine and the commit below."""
+    width, height = INCHES
+    size = (width, height * rows)
+    drawn, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
     try:
-        yield list(axes[0])
+        yield list(axes.flat)
         drawn.suptitle(title)
         drawn.supxlabel(_where(records[0]), fontsize=7, color="#6b7280")
         drawn.savefig(path, format="svg", metadata={"Date": None, "Creator": None})

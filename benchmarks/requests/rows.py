@@ -6,9 +6,9 @@ from benchmarks.requests import cost, latency, polls, rate
 from benchmarks.row import Goal, Row
 from benchmarks.runner import Topic
 
-_TENSORS = (4 * 10**6, 42 * 10**6)
+TENSORS = (4 * 10**6, 42 * 10**6)
 # Of Wan at 480p and 81 frames: two of [1, 512, 4096] bfloat16, and [1, 16, 21, 60, 104] float32.
-_WAN = (2 * 512 * 4096 * 2, 16 * 21 * 60 * 104 * 4)
+WAN = (2 * 512 * 4096 * 2, 16 * 21 * 60 * 104 * 4)
 
 TOPIC = Topic(
     "requests",
@@ -25,14 +25,14 @@ TOPIC = Topic(
             "tensors",
             "with 4 MB and 42 MB tensors, p50",
             Goal(25, "ms"),
-            latency.measure(*_TENSORS, requests=50),
+            latency.measure(*TENSORS, requests=50),
             latency.summary,
         ),
         Row(
             "wan",
             "Wan 480p/81 tensor shapes, p50",
             Goal(15, "ms"),
-            latency.measure(*_WAN, requests=50),
+            latency.measure(*WAN, requests=50),
             latency.summary,
         ),
         Row(
