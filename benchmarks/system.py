@@ -25,8 +25,9 @@ def running(
     *,
     server: Sequence[str] = (),
     roles: Sequence[str] = (),
+    encoder: Sequence[str] = (),
 ) -> Iterator[OneBox]:
-    """All processes, ready for requests; ``server`` and ``roles`` are options of theirs.
+    """All processes, ready for requests; ``server``, ``roles`` and ``encoder`` are options of theirs.
 
     RuntimeError, with the end of their log, when they do not come up.
     """
@@ -39,6 +40,7 @@ def running(
                 data_dir=Path(scratch) / "data",
                 server_arguments=[*QUIET, *server],
                 role_arguments=[*QUIET, *roles],
+                encoder_arguments=encoder,
                 log=log,
             )
             with box:

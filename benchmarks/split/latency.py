@@ -22,7 +22,7 @@ def measure(
         with (
             model_of(effort) as model,
             tempfile.TemporaryDirectory(prefix="triptych-bench-") as scratch,
-            running(str(model.folder), roles=models.ROLES) as box,
+            running(str(model.folder), roles=models.ROLES, encoder=models.ENCODER) as box,
             fused.running(model.folder, models.THREADS) as whole,
             Connection(box.port) as connection,
         ):

@@ -18,6 +18,7 @@ from deploy.onebox import DEMO_MODEL
 
 THREADS = 1  # more would be shared with the client and with whatever else runs here
 ROLES = ("--threads", str(THREADS), "--dtype", "float32", "--device", "cpu")  # options of all roles
+ENCODER = ("--embedding-cache", "0")  # a prompt is encoded each time, as the fused pipeline does
 PROMPT = "a red circle moving right"
 LARGE_LAYERS = 24  # some 400 MB of text encoder and 270 MB of transformer
 

@@ -30,7 +30,7 @@ def measure(effort: Effort) -> Iterator[Round]:
     with models.drawing(effort) as model:
         for turn in range(effort.rounds):
             requests = [{**model.fields, "seed": turn * jobs + number} for number in range(jobs)]
-            with running(str(model.folder), counts, roles=models.ROLES) as box:
+            with running(str(model.folder), counts, roles=models.ROLES, encoder=models.ENCODER) as box:
                 for process in box.processes:
                     os.sched_setaffinity(process.pid, cores)
                 split = _split(box.port, len(cores), requests)
