@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from pathlib import Path
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -16,9 +15,9 @@ from benchmarks.floor.clip import FPS
 class Maker(Protocol):
     def accept(self, body: str) -> str: ...
 
-    async def make(self, job: str, prompt: str) -> Path: ...
+    async def make(self, job: str, prompt: str) -> None: ...
 
-    def path(self, job: str) -> Path: ...
+    def file(self, job: str) -> web.Response: ...
 
 
 class Polled:
@@ -45,7 +44,7 @@ class Polled:
         return _json(self._answers[request.match_info["id"]])
 
     async def content(self, request: web.Request) -> web.StreamResponse:
-        return web.FileResponse(self._maker.path(request.match_info["id"]))
+        return self._maker.file(request.match_info["id"])
 
     async def _make(self, video: dict[str, Any]) -> None:
         try:

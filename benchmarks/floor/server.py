@@ -29,13 +29,14 @@ class Server:
         body = await request.text()
         prompt = json.loads(body)["prompt"]
         job = self.accept(body)
-        return web.FileResponse(await self.make(job, prompt), headers={"X-Video-Id": job})
+        await self.make(job, prompt)
+        return self.file(job)
 
     async def only_http(self, request: web.Request) -> web.StreamResponse:
         """The same from a client's eyes: it answers with the video that the query names."""
         json.loads(await request.text())
         job = request.query["job"]
-        return web.FileResponse(self.path(job), headers={"X-Video-Id": job})
+        return self.file(job)
 
     def accept(self, body: str) -> str:
         """The id of a new job."""
@@ -43,16 +44,20 @@ class Server:
         self._jobs.add(job, body)
         return job
 
-    async def make(self, job: str, prompt: str) -> Path:
-        """Its video; ConnectionError when a stage is gone."""
+    async def make(self, job: str, prompt: str) -> None:
+        """ConnectionError when a stage is gone."""
         payload = first_payload(prompt)
         for stream in self._streams:
             payload = await stream.work(job, payload)
-        path = self.path(job)
-        self._jobs.complete(job, path.name)
-        return path
+        self._jobs.complete(job, self._path(job).name)
 
-    def path(self, job: str) -> Path:
+    def file(self, job: str) -> web.Response:
+        """Its video. They are small: a thread, or aiohttp's reply with a file, would take longer."""
+        return web.Response(
+            body=self._path(job).read_bytes(), content_type="video/mp4", headers={"X-Video-Id": job}
+        )
+
+    def _path(self, job: str) -> Path:
         return self._videos / f"{job}.mp4"
 
 
