@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
 import tempfile
 import time
 import urllib.request
@@ -65,15 +64,6 @@ def until_ready(port: int, process: Process, seconds: float) -> None:
         if time.monotonic() > deadline:
             raise RuntimeError(f"{process.name} was not ready after {seconds:.0f} s")
         time.sleep(0.1)
-
-
-def free_ports(count: int) -> list[int]:
-    """All different, and free at this moment."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 def named(box: OneBox, kind: str) -> Process:

@@ -6,7 +6,6 @@ import argparse
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
+from deploy.ports import free_port
 from services import model_source
 
 DEMO_MODEL = Path(__file__).parent / "demo_model"  # tiny, and trained: it draws what the prompt says
@@ -229,13 +229,6 @@ class OneBox:
         process = Process(name, arguments, self._log)
         self.processes.append(process)
         return process
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 AddOptions = Callable[[argparse.ArgumentParser], None]

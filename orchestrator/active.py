@@ -58,7 +58,7 @@ class Active:
         attempt = Attempt(
             stage=run.stage.name,
             number=run.attempts,
-            url=str(life.url),
+            url=life.url_text,
             incarnation=life.incarnation,
             queued_at=self.ready_since.get(run.stage.name, now),
             started_at=now,

@@ -87,15 +87,20 @@ class Dispatcher:
 
     def assignments(self) -> Iterable[tuple[Active, Run, Life]]:
         """Decides one by one; each must be carried out before the next is asked for."""
-        for (role, model), line in self._lines.items():
-            if not line:
-                continue
-            lives = [life for life in self._lives() if life.role == role and life.model.name == model]
+        lines = [(role, model, line) for (role, model), line in self._lines.items() if line]
+        everybody = self._lives() if lines else []
+        for role, model, line in lines:
+            lives = [life for life in everybody if life.role == role and life.model_name == model]
             yield from self._suspects(line, lives)
             while line.waiting:
                 active, run = line.waiting.peek()
                 nbytes = self._sizes.known(run.stage, active.job)
-                free = [life for life in lives if life.free and life.has_room(nbytes)]
+                # Most are full most of the time: what says so at once comes first.
+                free = [
+                    life
+                    for life in lives
+                    if len(life.tasks) < life.capacity and life.free and life.has_room(nbytes)
+                ]
                 if not free:
                     break
                 line.waiting.pop()

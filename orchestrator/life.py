@@ -31,9 +31,11 @@ class Life:
 
     def __init__(self, url: EndpointURL, hello: pb.Hello) -> None:
         self.url = url
+        self.url_text = str(url)
         self.role = hello.role
         self.incarnation = hello.incarnation
         self.model = hello.model
+        self.model_name = hello.model.name  # asked for at each decision: a message's fields are slow to read
         self.capacity = hello.capacity
         self.endpoints = tuple(hello.endpoints)
         self.pools = tuple(hello.pools)
@@ -103,7 +105,7 @@ class Life:
         """Where the output lies that this life reported with ``done``."""
         return pb.Input(
             task_id=done.task_id,
-            url=str(self.url),
+            url=self.url_text,
             incarnation=self.incarnation,
             endpoints=self.endpoints,
             slot=done.slot,

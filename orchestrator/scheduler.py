@@ -128,7 +128,7 @@ class Scheduler:
 
     def _tell_holder(self, job: Job, command: pb.Command) -> None:
         for life in self._lives():
-            if str(life.url) == job.file_url:
+            if life.url_text == job.file_url:
                 life.send(command)
 
     def expire(self) -> None:
@@ -153,7 +153,7 @@ class Scheduler:
 
     def _note_absences(self) -> None:
         self._absences.note(
-            ((life.role, life.model.name) for life in self._lives()),
+            ((life.role, life.model_name) for life in self._lives()),
             (model for (_, model), depth in self.dispatcher.depths() if depth),
         )
 
@@ -241,7 +241,8 @@ class Scheduler:
     def _offer(self, job_id: str) -> None:
         """Things have changed for the orphans of this job that were left where they are."""
         for life in self._lives():
-            self._take_orphans(life, list(life.orphans.pop(job_id, ())))
+            if life.orphans:
+                self._take_orphans(life, list(life.orphans.pop(job_id, ())))
 
     def unclaimed(self) -> set[str]:
         """Jobs of orphans that were left to other orchestrators."""

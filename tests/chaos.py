@@ -19,10 +19,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.onebox import OneBox, Process
+from deploy.ports import free_port
 from orchestrator.client import ClientError, VideoClient
 from tests import remains
 from tests.load import MODEL, Load
-from tests.ports import lasting_port, lasting_urls
+from tests.ports import role_urls
 
 COUNTS = {"encoder": 2, "denoiser": 3, "decoder": 2}
 DRAIN = ("--drain-seconds", "20")
@@ -222,8 +223,8 @@ class Chaos:
 def run(seed: int, seconds: float, directory: Path) -> Report:
     """Chaos for ``seconds`` over a system of its own, whose data and log go to ``directory``."""
     with (directory / "log").open("wb") as log:
-        box = OneBox(MODEL, port=lasting_port(), data_dir=directory / "data", role_arguments=DRAIN, log=log)
-        box.role_urls = lasting_urls(COUNTS)
+        box = OneBox(MODEL, port=free_port(), data_dir=directory / "data", role_arguments=DRAIN, log=log)
+        box.role_urls = role_urls(COUNTS)
         with box:
             box.wait_ready(SETTLE_SECONDS)
             chaos = Chaos(box, seed, seconds, directory)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from deploy.onebox import free_port
+from deploy.ports import free_port
 from orchestrator.core import CoreOptions, Orchestrator
 from orchestrator.jobs import Job
 from orchestrator.scheduler import SchedulerOptions

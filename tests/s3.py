@@ -16,7 +16,7 @@ import boto3
 import s3fs
 from aiohttp import ClientSession, web
 
-from deploy.onebox import free_port
+from deploy.ports import free_port
 from transfer.remote_folder import RemoteFolder
 
 KEY = "test"

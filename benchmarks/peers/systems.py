@@ -21,7 +21,8 @@ from benchmarks.peers.environments import MOSEC, RAY_SERVE, Environment
 from benchmarks.peers.target import Reply, RequestError, Target, open_connection, post
 from benchmarks.requests.latency import TINY
 from benchmarks.system import START_SECONDS, running
-from deploy.onebox import OneBox, die_with_parent, free_port
+from deploy.onebox import OneBox, die_with_parent
+from deploy.ports import free_port
 
 STOP_SECONDS = 30.0
 PROMPTS = 4  # different ones: what is wrong with one must not look right for another

@@ -12,9 +12,10 @@ from benchmarks.connection import Connection
 from benchmarks.requests.latency import TINY
 from benchmarks.row import Effort, Report, Round, middle
 from benchmarks.scheduler import swarm
-from benchmarks.system import QUIET, START_SECONDS, cpu_seconds, free_ports, until_ready
+from benchmarks.system import QUIET, START_SECONDS, cpu_seconds, until_ready
 from benchmarks.table import markdown, number
 from deploy.onebox import ROLES, Process
+from deploy.ports import free_port
 
 DEPTHS = (100, 1_000, 10_000)
 SERVER = (*QUIET, "--max-queue", str(2 * DEPTHS[-1]), "--absence-timeout", "3600")
@@ -75,7 +76,9 @@ def measure(instances: int) -> Callable[[Effort], Iterator[Round]]:
         with contextlib.ExitStack() as stack:
             systems = {depth: stack.enter_context(_running(instances)) for depth in depths}
             for depth, system in systems.items():
-                system.fill(depth)
+                system.fill(
+                    depth + instances * swarm.CAPACITY
+                )  # as many are with the encoders, and do not wait
             for turn in range(effort.rounds):
                 order = sorted(systems, reverse=bool(turn % 2))  # none is always the one that goes first
                 seen = {depth: systems[depth].measure(effort.count(JOBS, 20)) for depth in order}
@@ -87,8 +90,8 @@ def measure(instances: int) -> Callable[[Effort], Iterator[Round]]:
 
 @contextlib.contextmanager
 def _running(instances: int) -> Iterator[System]:
-    port, *free = free_ports(1 + len(ROLES) * instances)
-    ports = {role: free[number :: len(ROLES)] for number, role in enumerate(ROLES)}
+    port = free_port()
+    ports = {role: [free_port() for _ in range(instances)] for role in ROLES}
     with (
         tempfile.TemporaryDirectory(prefix="triptych-bench-") as scratch,
         (Path(scratch) / "log").open("wb") as log,

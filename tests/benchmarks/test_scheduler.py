@@ -12,7 +12,6 @@ import pytest
 from benchmarks.scheduler.__main__ import TOPIC
 from benchmarks.scheduler.decisions import Bench
 from benchmarks.scheduler.ratio import Ratio
-from benchmarks.system import free_ports
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,10 +29,6 @@ def test_the_bound_is_that_of_the_slowest_stage(
     counts: tuple[int, int, int], sleeps: tuple[float, float, float], bound: float
 ) -> None:
     assert Ratio(counts, sleeps).bound == pytest.approx(bound)
-
-
-def test_ports_are_all_different() -> None:
-    assert len(set(free_ports(200))) == 200
 
 
 def test_a_quick_run_measures_every_depth_and_ratio(tmp_path: Path) -> None:

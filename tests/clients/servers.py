@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from deploy.onebox import OneBox, free_port
-from tests.ports import lasting_port
+from deploy.onebox import OneBox
+from deploy.ports import free_port
 
 MODEL = "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"  # only a name: the emulated model is served under it
 API_KEY = "a-key-of-the-tests"
@@ -45,7 +45,7 @@ class Servers:
 
 @contextmanager
 def running(directory: Path) -> Iterator[Servers]:
-    webhook_port = lasting_port()
+    webhook_port = free_port()
     log = directory / "log"
     with log.open("wb") as file:
         box = OneBox(

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from deploy.onebox import free_port
+from deploy.ports import free_port
 from orchestrator.jobs import Status
 from tests.cluster import Cluster, finished
 from transfer.urls import EndpointURL

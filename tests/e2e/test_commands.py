@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from deploy.onebox import OneBox, free_port
+from deploy.onebox import OneBox
+from deploy.ports import free_port
 
 TRIPTYCH = [sys.executable, "-m", "triptych"]
 COMMANDS = ["up", "generate", "orchestrator", "encoder", "denoiser", "decoder", "demo"]

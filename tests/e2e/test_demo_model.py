@@ -14,13 +14,14 @@ import numpy as np
 import pytest
 
 from deploy.onebox import DEMO_MODEL, OneBox
+from deploy.ports import free_port
 from deploy.training.judge import agreement, judge
 from deploy.training.scenes import HELD_OUT, MEANINGS, Meaning
 from deploy.training.words import HELD_OUT_ORDERS, phrase
 from orchestrator.client import VideoClient
 from tests.e2e.conftest import ROLE_ARGUMENTS, START_SECONDS
 from tests.e2e.system import System
-from tests.ports import lasting_port, lasting_urls
+from tests.ports import role_urls
 
 PROMPTS_EACH = 2  # of the 30 combinations
 SEEDS = 4  # in turns
@@ -47,12 +48,12 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with (directory / "log").open("wb") as log:
         box = OneBox(
             str(DEMO_MODEL),
-            port=lasting_port(),
+            port=free_port(),
             data_dir=directory / "data",
             role_arguments=ROLE_ARGUMENTS,
             log=log,
         )
-        box.role_urls = lasting_urls({"encoder": 1, "denoiser": 2, "decoder": 1})
+        box.role_urls = role_urls({"encoder": 1, "denoiser": 2, "decoder": 1})
         with box:
             box.wait_ready(START_SECONDS)
             yield System(box, directory / "log")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from deploy.onebox import free_port
+from deploy.ports import free_port
 from services.media.encoders import NVENC, problem
 
 PAGE = Path(__file__).parents[2] / "docs" / "deployment.md"

@@ -12,10 +12,11 @@ import aiohttp
 import pytest
 
 from deploy.onebox import OneBox
+from deploy.ports import free_port
 from orchestrator.client import VideoClient
 from tests import s3
 from tests.e2e.system import SECONDS, System, completed, submit, until
-from tests.ports import lasting_port, lasting_urls
+from tests.ports import role_urls
 from tests.s3 import Door, S3Server
 from triptych import COMMANDS
 
@@ -46,14 +47,14 @@ def box_of(directory: Path, *words: str) -> OneBox:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory, s3_server: S3Server) -> Iterator[Stored]:
     directory = tmp_path_factory.mktemp("box")
-    bucket, door_port = s3_server.bucket(), lasting_port()
+    bucket, door_port = s3_server.bucket(), free_port()
     options = s3.options_file(directory / "options.json", f"http://127.0.0.1:{door_port}")
     box = box_of(
         directory,
-        *("--port", str(lasting_port()), "--output", f"s3://{bucket}/some/prefix"),
+        *("--port", str(free_port()), "--output", f"s3://{bucket}/some/prefix"),
         *("--output-options", str(options), "--orphan-age", "0.5", "--max-tries", "2"),
     )
-    box.role_urls = lasting_urls({"encoder": 1, "denoiser": 1, "decoder": 1})
+    box.role_urls = role_urls({"encoder": 1, "denoiser": 1, "decoder": 1})
     with (directory / "log").open("wb") as log:
         box._log = log
         with box:

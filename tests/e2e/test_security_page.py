@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from deploy import onebox
+from deploy.ports import free_port
 
 PAGE = Path(__file__).parents[2] / "docs" / "security.md"
 
@@ -45,7 +46,7 @@ def test_a_system_with_token_and_certificates(tmp_path: Path) -> None:
     words = [word for pair in zip(options, files, strict=True) for word in pair]
     parser = argparse.ArgumentParser()
     onebox.add_arguments(parser)
-    free = ["--port", str(onebox.free_port()), "--data-dir", str(tmp_path / "data")]
+    free = ["--port", str(free_port()), "--data-dir", str(tmp_path / "data")]
     box = onebox.OneBox.from_arguments(parser.parse_args(["--model", "emulated:", *free, *words]))
     with (tmp_path / "log").open("wb") as log:
         box._log = log
@@ -55,7 +56,7 @@ def test_a_system_with_token_and_certificates(tmp_path: Path) -> None:
             generate = ["generate", "a prompt", "-o", str(video), "--server", box.url]
             subprocess.run([sys.executable, "-m", "triptych", *generate], check=True, timeout=60)
             assert video.stat().st_size > 0
-            newcomer = f"grpc://127.0.0.1:{onebox.free_port()}"
+            newcomer = f"grpc://127.0.0.1:{free_port()}"
             arguments = ["encoder", "--model", "emulated:", "--url", newcomer, "--orchestrator", box.url]
             box._start("newcomer", [*arguments, *words])
             deadline = time.monotonic() + 60

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from deploy.onebox import free_port
+from deploy.ports import free_port
 from orchestrator.peers import State
 from orchestrator.scheduler import SchedulerOptions
 from services.role import Role

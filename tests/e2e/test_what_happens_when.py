@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from deploy.onebox import OneBox, Process
+from deploy.ports import free_port
 from orchestrator.client import VideoClient
 from tests import cluster, remains
 from tests.e2e.system import SECONDS, System, attempts, completed, submit, until
-from tests.ports import lasting_port, lasting_urls
+from tests.ports import role_urls
 
 MODEL = "emulated:encode=0.2,denoise=0.4,decode=0.2,fatal=denoise"
 
@@ -26,12 +27,12 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     with (directory / "log").open("wb") as log:
         box = OneBox(
             MODEL,
-            port=lasting_port(),
+            port=free_port(),
             data_dir=directory / "data",
             server_arguments=("--max-tries", "3"),
             log=log,
         )
-        box.role_urls = lasting_urls({"encoder": 1, "denoiser": 2, "decoder": 1})
+        box.role_urls = role_urls({"encoder": 1, "denoiser": 2, "decoder": 1})
         with box:
             box.wait_ready(SECONDS)
             yield System(box, directory / "log")

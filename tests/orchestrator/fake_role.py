@@ -8,7 +8,7 @@ from typing import Any
 
 import grpc
 
-from deploy.onebox import free_port
+from deploy.ports import free_port
 from transfer.urls import EndpointURL
 from triptych_proto import control_pb2 as pb
 

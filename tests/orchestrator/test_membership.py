@@ -9,7 +9,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from deploy.onebox import free_port
+from deploy.ports import free_port
 from orchestrator import membership
 from orchestrator.core import CoreOptions, Orchestrator
 from orchestrator.http.app import create_runner

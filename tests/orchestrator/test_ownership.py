@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from deploy.onebox import free_port
+from deploy.ports import free_port
 from orchestrator import ownership
 from orchestrator.core import Orchestrator
 from orchestrator.jobs import Job, Status

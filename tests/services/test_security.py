@@ -14,7 +14,7 @@ import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from deploy.onebox import free_port
+from deploy.ports import free_port
 from services import main
 from services.credentials import MAX_NAMED, Credentials, TokenGate
 from services.options import RoleOptions, add_arguments

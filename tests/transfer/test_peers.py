@@ -24,6 +24,8 @@ def test_order_does_not_depend_on_arrival(arrivals: list[EndpointURL], random: o
     for url in half:
         assert table.remove(url) == str(url)
     assert list(table) == sorted(set(arrivals) - set(half))
+    assert list(table.values()) == [str(url) for url in table] and len(table.values()) == len(table)
+    assert all(entry in table.values() for entry in table.values())
 
 
 def test_a_peer_comes_once() -> None:
