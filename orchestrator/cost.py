@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 from orchestrator.graph import Stage, Work
 from orchestrator.jobs import Job
@@ -36,8 +37,13 @@ class CostModel:
 
     def estimate(self, stage: Stage, model: str, generation: Generation, url: EndpointURL) -> float:
         """Seconds that one run of ``stage`` will compute on the instance at ``url``."""
-        common = self._rates.get((stage.name, model, None), 1.0)
-        return work(stage, generation) * self._rates.get((stage.name, model, url), common)
+        return self.estimator(stage, model, generation)(url)
+
+    def estimator(self, stage: Stage, model: str, generation: Generation) -> Callable[[EndpointURL], float]:
+        """``estimate`` for many instances, as things are now."""
+        units, rates = work(stage, generation), self._rates
+        common = rates.get((stage.name, model, None), 1.0)
+        return lambda url: units * rates.get((stage.name, model, url), common)
 
     def known(self, stage: Stage, model: str) -> bool:
         return (stage.name, model, None) in self._rates

@@ -107,11 +107,10 @@ class Dispatcher:
                 yield active, run, self._choose(line, active, run, free)
 
     def _choose(self, line: _Line, active: Active, run: Run, free: list[Life]) -> Life:
-        def seconds(life: Life) -> float:
-            return self._costs.estimate(run.stage, active.job.model, active.job.generation, life.url)
-
+        seconds = self._costs.estimator(run.stage, active.job.model, active.job.generation)
         # An instance on which this stage has failed gets it again only if there is no other.
-        return line.policy.choose([life for life in free if life not in run.avoid] or free, seconds)
+        usable = [life for life in free if life not in run.avoid] if run.avoid else free
+        return line.policy.choose(usable or free, lambda life: seconds(life.url))
 
     def _suspects(self, line: _Line, lives: list[Life]) -> Iterable[tuple[Active, Run, Life]]:
         """Empties an instance for each suspect, as many at once as there are others to go on with."""

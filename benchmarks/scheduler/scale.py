@@ -19,7 +19,7 @@ from deploy.ports import free_port
 
 DEPTHS = (100, 1_000, 10_000)
 SERVER = (*QUIET, "--max-queue", str(2 * DEPTHS[-1]), "--absence-timeout", "3600")
-JOBS = 400  # that are timed
+JOBS = 1_000  # that are timed
 WARM_UP = 50
 MAX_WINDOW = DEPTHS[0] // 2  # or fewer would wait than are said to
 
