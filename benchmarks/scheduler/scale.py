@@ -19,8 +19,9 @@ from deploy.ports import free_port
 
 DEPTHS = (100, 1_000, 10_000)
 SERVER = (*QUIET, "--max-queue", str(2 * DEPTHS[-1]), "--absence-timeout", "3600")
-JOBS = 1_000  # that are timed
-WARM_UP = 50
+TURNS = 10  # of each depth in a round: a machine that others use is faster in one second than in another
+JOBS = 100  # that are timed in each
+WARM_UP = 25
 MAX_WINDOW = DEPTHS[0] // 2  # or fewer would wait than are said to
 
 
@@ -43,9 +44,9 @@ class System:
             self._waiting += 1
 
     def measure(self, jobs: int) -> dict[str, float]:
-        """``rate``, requests finished per second, for each of which a new one is accepted before another may
-        be made, so that as many wait at the end as at the start; ``cpu``, what each costs the orchestrator
-        in milliseconds.
+        """``done`` are the requests finished in ``seconds``, for each of which a new one is accepted before
+        another may be made, so that as many wait at the end as at the start; ``cpu`` is what they cost the
+        orchestrator, in seconds.
         """
         self._swarm.permit(self._window)
         self._serve(WARM_UP)
@@ -53,7 +54,7 @@ class System:
         done = self._serve(jobs)
         seconds, used = time.monotonic() - started, cpu_seconds(self._orchestrator.pid) - used
         self._serve(self._window, further=False)  # what is still permitted
-        return {"rate": done / seconds, "cpu": used * 1e3 / done}
+        return {"done": done, "seconds": seconds, "cpu": used}
 
     def _serve(self, jobs: int, further: bool = True) -> int:
         done = 0
@@ -76,16 +77,24 @@ def measure(instances: int) -> Callable[[Effort], Iterator[Round]]:
         with contextlib.ExitStack() as stack:
             systems = {depth: stack.enter_context(_running(instances)) for depth in depths}
             for depth, system in systems.items():
-                system.fill(
-                    depth + instances * swarm.CAPACITY
-                )  # as many are with the encoders, and do not wait
-            for turn in range(effort.rounds):
-                order = sorted(systems, reverse=bool(turn % 2))  # none is always the one that goes first
-                seen = {depth: systems[depth].measure(effort.count(JOBS, 20)) for depth in order}
-                by_depth = {str(depth): seen[depth] for depth in depths}
-                yield Round(seen[depths[-1]]["rate"] / seen[depths[0]]["rate"], by_depth)
+                with_encoders = instances * swarm.CAPACITY  # these do not wait
+                system.fill(depth + with_encoders)
+            for _ in range(effort.rounds):
+                slices: dict[int, list[dict[str, float]]] = {depth: [] for depth in depths}
+                for turn in range(effort.count(TURNS, 1)):
+                    # None is always the one that goes first.
+                    for depth in sorted(systems, reverse=bool(turn % 2)):
+                        slices[depth].append(systems[depth].measure(effort.count(JOBS, 20)))
+                seen = {str(depth): _figures(slices[depth]) for depth in depths}
+                yield Round(seen[str(depths[-1])]["rate"] / seen[str(depths[0])]["rate"], seen)
 
     return rounds
+
+
+def _figures(slices: Sequence[dict[str, float]]) -> dict[str, float]:
+    """``rate`` in requests per second, ``cpu`` in milliseconds of the orchestrator for each."""
+    sums = {name: sum(one[name] for one in slices) for name in slices[0]}
+    return {"rate": sums["done"] / sums["seconds"], "cpu": sums["cpu"] * 1e3 / sums["done"]}
 
 
 @contextlib.contextmanager
