@@ -17,6 +17,8 @@ from transfer.urls import EndpointURL
 from triptych_proto import control_pb2 as pb
 
 FEW, MANY = 100, 10_000
+TURNS = 10  # of each in a round: a machine that others use is faster in one moment than in another
+JOBS = 200  # in each
 MODEL = "emulated"
 INSTANCES = {"encoder": 2, "denoiser": 8, "decoder": 2}
 CAPACITY = 2
@@ -81,7 +83,7 @@ class Bench:
         self._scheduler.dispatch()
 
     async def run(self, jobs: int) -> float:
-        """Jobs finished per second of CPU, of three decisions each; for every one of them a new one comes."""
+        """Seconds of CPU for so many jobs, of three decisions each; for every one of them a new one comes."""
         first, started = self._finished, time.process_time()
         while self._finished < first + jobs:
             for instance in self._instances:
@@ -90,7 +92,7 @@ class Bench:
                     await instance.answer(self._scheduler)
                     for _ in range(self._finished - before):
                         self._add()
-        return (self._finished - first) / (time.process_time() - started)
+        return (time.process_time() - started) * jobs / (self._finished - first)
 
     def _add(self) -> None:
         generation = pb.Generation(
@@ -106,11 +108,14 @@ def measure(effort: Effort) -> Iterator[Round]:
     few, many = Bench(FEW), Bench(effort.count(MANY, 2 * FEW))
     loop = asyncio.new_event_loop()
     with contextlib.closing(loop):
-        for turn in range(-1, effort.rounds):  # the first warms up
-            jobs = effort.count(2000, 50)
-            rates = [loop.run_until_complete(bench.run(jobs)) for bench in (few, many)]
-            if turn >= 0:
-                yield Round(rates[1] / rates[0], {"few": rates[0], "many": rates[1]})
+        for number in range(-1, effort.rounds):  # the first warms up
+            jobs, seconds = effort.count(JOBS, 50), dict.fromkeys((few, many), 0.0)
+            for turn in range(TURNS):
+                for bench in (few, many) if turn % 2 else (many, few):
+                    seconds[bench] += loop.run_until_complete(bench.run(jobs))
+            rates = {bench: TURNS * jobs / seconds[bench] for bench in seconds}
+            if number >= 0:
+                yield Round(rates[many] / rates[few], {"few": rates[few], "many": rates[many]})
         loop.run_until_complete(loop.shutdown_asyncgens())
 
 
