@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from services import host_memory, validation
+from services import validation
 from services.batching import Turns
 from services.media.files import MediaError
 from services.model.base import Cancelled, DeviceLost, InvalidRequest, OutOfMemory, Value
@@ -41,7 +41,6 @@ MAX_ORPHANS = 10_000  # told at once; further ones are told when these are gone
 MAX_ID_CHARS = 200
 RECOVER_SECONDS = 10.0  # for files of dead processes to be delivered, before this one opens for work
 REDELIVER_SECONDS = 30.0  # between two tries to deliver one
-TRIM_SECONDS = 1.0  # without a task, after which memory of the last ones is given back
 READ_ATTEMPTS = 2  # from the same holder, before the input counts as lost
 
 
@@ -65,7 +64,6 @@ class Worker:
         self._late_control = TaskControl(lambda step, total: None)
         self._sessions: list[Session] = []
         self._loop = asyncio.get_running_loop()
-        self._trimming: asyncio.TimerHandle | None = None
 
     # ---- sessions
 
@@ -281,7 +279,6 @@ class Worker:
             task.session.send(event)
         self._note_places()
         self._note_idle()
-        self._trim_later()
 
     async def _compute_product(self, task: Task) -> Product:
         received: list[Received] = []
@@ -393,15 +390,6 @@ class Worker:
             self.idle.clear()
         else:
             self.idle.set()
-
-    def _trim_later(self) -> None:
-        if self._trimming is not None:
-            self._trimming.cancel()
-        self._trimming = self._loop.call_later(TRIM_SECONDS, self._trim)
-
-    def _trim(self) -> None:
-        if not self.tasks and not self.draining:
-            self._files.submit(host_memory.trim)
 
 
 def _failed(task_id: str, reason: Failed.Reason.ValueType, message: str, lost: Sequence[str] = ()) -> Event:

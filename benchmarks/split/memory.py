@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -13,7 +12,6 @@ from benchmarks.row import Effort, Report, Round, middle
 from benchmarks.split import fused, models
 from benchmarks.system import named, resident_by_kind, running
 from benchmarks.table import markdown
-from services.worker import TRIM_SECONDS
 
 WEIGHTS = {"encoder": "text_encoder", "denoiser": "transformer", "decoder": "vae"}
 POOLS = ("--max-pixels", str(128 * 128), "--max-frames", "17")  # small: weights are to be seen
@@ -86,14 +84,13 @@ def _added(report: Report, name: str) -> int:
 
 
 def resident(model: models.Model) -> Resident:
-    """After a request, when what was freed has had time to go back to the system."""
+    """After a request."""
     request = {**model.fields, "num_frames": 5, "num_inference_steps": 2, "seed": 1}
     with (
         running(str(model.folder), roles=(*models.ROLES, *POOLS)) as box,
         Connection(box.port) as connection,
     ):
         connection.generate(request)
-        time.sleep(2 * TRIM_SECONDS)
         found = {role: resident_by_kind(named(box, role).pid) for role in WEIGHTS}
     with (
         fused.running(model.folder, models.THREADS) as whole,

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from services import host_memory, worker
 from services.media.files import MediaError
 from services.media.formats import FORMATS, file_name
 from services.media.store import media_path
@@ -162,20 +161,6 @@ async def test_a_task_reads_computes_and_holds_its_output_until_it_is_released(b
     bench.worker.release(["t"])
     assert bench.slots_in_use == 0 and bench.worker.idle.is_set()
     held.release()
-
-
-async def test_memory_is_given_back_when_nothing_runs(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    running: list[int] = []
-    monkeypatch.setattr(worker, "TRIM_SECONDS", 0.0)
-    monkeypatch.setattr(host_memory, "trim", lambda: running.append(len(bench.worker.tasks)))
-    bench.run("short")
-    bench.run("long", "wait at the gate")
-    assert isinstance(await bench.outcome("short"), Done)
-    bench.stage.gate.set()
-    assert isinstance(await bench.outcome("long"), Done)
-    await until(lambda: running)
-    assert running == [0]
-    bench.worker.release(["short", "long"])
 
 
 async def test_inputs_of_the_next_task_are_read_while_one_computes(bench: Bench) -> None:
