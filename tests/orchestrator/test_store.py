@@ -8,6 +8,7 @@ import sqlite3
 import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,24 @@ async def test_a_job_comes_back_as_it_was(store: JobStore, job: Job) -> None:
     await store.delete([job.id])
     assert await store.get(job.id) is None
     assert await store.load() == []
+
+
+FIXED = (
+    *("id", "model", "generation", "created_at", "priority", "deadline", "owner"),
+    *("remixed_from", "idempotency_key", "request_hash"),
+)  # of a job, once it was added
+
+
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+)
+@given(job=JOBS, later=JOBS)
+async def test_all_that_changes_of_a_job_is_written(store: JobStore, job: Job, later: Job) -> None:
+    job.id, job.status, job.webhook_url = new_job().id, Status.QUEUED, "https://hooks.example/"
+    await store.add(job)
+    later = replace(later, **{name: getattr(job, name) for name in FIXED})
+    assert await store.update(later) == []
+    assert await store.get(job.id) == later
 
 
 async def test_a_role_that_reports_nan_breaks_nothing(store: JobStore) -> None:
