@@ -14,12 +14,13 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
 
+from orchestrator.background import Background, end
 from orchestrator.jobs import Job, Status
 from orchestrator.targets import TargetResolver, Targets
 from transfer.secrets import read_secret, write_secret
@@ -28,11 +29,13 @@ log = logging.getLogger(__name__)
 
 ATTEMPT_SECONDS = 15.0  # for one delivery, from the connection to the status line
 RETRY_SECONDS = (1.0, 5.0, 30.0, 120.0, 600.0, 1800.0)  # before each further attempt
+RECORD_SECONDS = 1.0  # at the end, for the store to hear who was told
 MAX_PENDING = 1000
 MAX_AT_ONCE = 16
 MIN_SECRET_BYTES, MAX_SECRET_BYTES = 24, 64
 
 _PREFIX = b"whsec_"
+_RECORD = "record"
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,14 @@ class WebhookOptions:
 class Webhooks:
     """Deliveries under way. ``settled`` hears of each job that was told, or given up."""
 
-    def __init__(self, options: WebhookOptions, settled: Callable[[Job], Awaitable[None]]) -> None:
+    def __init__(
+        self, options: WebhookOptions, settled: Callable[[Job], Coroutine[None, None, None]]
+    ) -> None:
         self._options = options
         self._settled = settled
         self._places = asyncio.Semaphore(MAX_AT_ONCE)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._records = Background()
         connector = aiohttp.TCPConnector(resolver=TargetResolver(options.targets), force_close=True)
         timeout = aiohttp.ClientTimeout(total=ATTEMPT_SECONDS)
         self._session = aiohttp.ClientSession(connector=connector, timeout=timeout)
@@ -63,9 +69,9 @@ class Webhooks:
             task.add_done_callback(self._tasks.discard)
 
     async def close(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._tasks)
+        await self._records.finish(_RECORD, RECORD_SECONDS)  # who was told is not to be told again
+        await self._records.close()
         await self._session.close()
 
     async def _deliver(self, job: Job, full: bool) -> None:
@@ -83,7 +89,7 @@ class Webhooks:
         if reason:
             log.warning("job=%s webhook is given up after %d attempts: %s", job.id, attempts, reason)
         job.webhook_url = None
-        await self._settled(job)
+        self._records.spawn(self._settled(job), _RECORD)
 
     async def _attempt(self, job: Job, target: str) -> str:
         """Why it failed, or nothing. Never the URL: its path may be a secret."""

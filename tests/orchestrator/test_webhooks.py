@@ -75,9 +75,12 @@ class Sender:
 
     def __init__(self, options: WebhookOptions) -> None:
         self.settled: list[Job] = []
+        self.store_answers = asyncio.Event()
+        self.store_answers.set()
         self.webhooks = Webhooks(options, self._settle)
 
     async def _settle(self, job: Job) -> None:
+        await self.store_answers.wait()
         self.settled.append(job)
 
     async def __aenter__(self) -> Sender:
@@ -164,6 +167,19 @@ async def test_too_many_at_once(receiver: Receiver, caplog: pytest.LogCaptureFix
         assert "1 others are waiting already" in caplog.text
         await until(lambda: len(receiver.received) == 1)
     assert waiting.webhook_url is not None  # it is for the next life to try again
+
+
+async def test_the_end_waits_until_it_is_recorded(receiver: Receiver) -> None:
+    job = ended(receiver.url)
+    sender = Sender(options_for(receiver))
+    sender.store_answers.clear()
+    sender.webhooks.send(job)
+    await until(lambda: job.webhook_url is None)
+    closing = asyncio.create_task(sender.webhooks.close())
+    await asyncio.sleep(0)
+    sender.store_answers.set()
+    await closing
+    assert sender.settled == [job]
 
 
 async def test_a_deleted_job_is_not_told(receiver: Receiver) -> None:
