@@ -11,6 +11,7 @@ import signal
 import sys
 
 from services.announce import announce
+from services.heap import keep_freed
 from services.media.encoders import X264, NoEncoder, VideoEncoder, choose
 from services.model.base import ModelError, RoleModel
 from services.options import RoleOptions
@@ -40,6 +41,7 @@ def run(role: Role, args: argparse.Namespace) -> int:
         format=f"%(asctime)s %(levelname)s {role.value} {options.url.port} %(name)s: %(message)s",
         stream=sys.stderr,
     )
+    keep_freed()
     try:
         asyncio.run(_serve(options))
     except (ModelError, NoEncoder, OSError) as error:

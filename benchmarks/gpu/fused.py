@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from benchmarks.split.fused import Fused, started
+from benchmarks.split.watch import Watch
 
 PIPELINES = {"fused": "WanModularPipeline", "standard": "WanPipeline"}  # by part
 
@@ -20,36 +20,6 @@ def running(model: Path, device: str, part: str) -> AbstractContextManager[Fused
     ``seconds``, in all and of each stage, ``frames_xxh3`` and memory.
     """
     return started("benchmarks.gpu.fused", str(model), device, part)
-
-
-class _Watch:
-    """Seconds by stage. Where one ends and the next begins the device is waited for, and nowhere else."""
-
-    def __init__(self, settle: Callable[[], None]) -> None:
-        self.seconds: dict[str, float] = {}
-        self._settle = settle
-        self._last = time.monotonic()
-
-    def start(self) -> None:
-        self.seconds.clear()
-        self._last = time.monotonic()
-
-    def end(self, stage: str) -> None:
-        self._settle()
-        now = time.monotonic()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
-
-    def around(self, function: Callable[..., Any], before: str, stage: str) -> Callable[..., Any]:
-        """``function`` is ``stage``, and what was before it is another one."""
-
-        def watched(*args: Any, **kwargs: Any) -> Any:
-            self.end(before)
-            result = function(*args, **kwargs)
-            self.end(stage)
-            return result
-
-        return watched
 
 
 def _serve(model: Path, place: str, part: str) -> None:
@@ -71,10 +41,8 @@ def _serve(model: Path, place: str, part: str) -> None:
     started = time.monotonic()
     whole = (Modular if part == "fused" else Standard.load)(model, device, dtype)
     settle(device)
-    watch = _Watch(lambda: settle(device))
-    # It runs once for each text: all there is before the last of them ends is encoding.
-    whole.pipeline.text_encoder.register_forward_hook(lambda *_: watch.end("encode"))
-    whole.pipeline.vae.decode = watch.around(whole.pipeline.vae.decode, "denoise", "decode")
+    watch = Watch(lambda: settle(device))
+    watch.attach(whole.pipeline)
     print(json.dumps({"load_seconds": time.monotonic() - started}), flush=True)
     for line in sys.stdin:
         fields = json.loads(line)

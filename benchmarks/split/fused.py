@@ -9,7 +9,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,9 @@ class Fused:
         self._process = process
 
     def generate(self, fields: dict[str, Any], path: Path) -> dict[str, Any]:
-        """Writes a video to ``path``; answers with ``seconds`` and, as the decoder does, ``frames_xxh3``."""
+        """Writes a video to ``path``; answers with ``seconds``, in all and by stage, and, as the
+        decoder does, ``frames_xxh3``.
+        """
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(json.dumps({**fields, "path": str(path)}) + "\n")
         self._process.stdin.flush()
@@ -73,6 +74,7 @@ def _serve(model: Path, threads: int) -> None:
     from diffusers.utils.logging import disable_progress_bar
     from transformers.utils import logging
 
+    from benchmarks.split.watch import Watch
     from services.media.open import open_writer
 
     disable_progress_bar()
@@ -80,10 +82,12 @@ def _serve(model: Path, threads: int) -> None:
     torch.set_num_threads(threads)
     pipeline = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
+    watch = Watch()
+    watch.attach(pipeline)
     print("{}", flush=True)
     for line in sys.stdin:
         fields = json.loads(line)
-        started = time.monotonic()
+        watch.start()
         width, height = (int(side) for side in fields["size"].split("x"))
         output = pipeline(
             fields["prompt"],
@@ -100,8 +104,13 @@ def _serve(model: Path, threads: int) -> None:
         with open_writer(Path(fields["path"]), "mp4", width, height, fields["fps"]) as writer:
             writer.write(frames)
             writer.finish()
-        seconds = time.monotonic() - started
-        print(json.dumps({"seconds": seconds, "frames_xxh3": checksum.hexdigest()}), flush=True)
+        watch.end("save")
+        answer = {
+            "seconds": sum(watch.seconds.values()),
+            "stages": watch.seconds,
+            "frames_xxh3": checksum.hexdigest(),
+        }
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

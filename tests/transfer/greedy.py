@@ -14,7 +14,7 @@ from transfer.engines.zmq import CHUNK_BYTES
 
 class Greedy(Driven):
     def __init__(self) -> None:
-        super().__init__([sys.executable, "-m", "tests.transfer.greedy"])
+        super().__init__(__name__, [])
 
     def ask_for(self, source: Source, times: int) -> None:
         """Asks so many times for the first bytes of a slot, at most one chunk."""
@@ -46,5 +46,5 @@ def serve(commands: Iterable[str]) -> None:
                     say([kind.decode(), detail[-1:].hex()])
 
 
-if __name__ == "__main__":
+def main() -> None:
     serve(sys.stdin)

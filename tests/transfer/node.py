@@ -48,7 +48,7 @@ class Node(Driven):
     ) -> None:
         self.url, self._incarnation = f"grpc://{address}:{PORT}", secrets.token_hex(8)
         words = [self.url, self._incarnation, ",".join(engines), str(pool_bytes), str(keys or "")]
-        super().__init__([*on, sys.executable, "-m", "tests.transfer.node", *words])
+        super().__init__(__name__, words, on)
         self.addresses: list[list[str]] = self.read()
 
     def put(self, nbytes: int, seed: int) -> Output:
@@ -102,7 +102,7 @@ async def fetch(endpoint: TransferEndpoint, output: Output, seconds: float) -> l
     return [received.engine, digest]
 
 
-async def main(url: str, incarnation: str, engines: str, pool_bytes: str, keys: str) -> None:
+async def run(url: str, incarnation: str, engines: str, pool_bytes: str, keys: str) -> None:
     endpoint = await TransferEndpoint.start(
         EndpointURL.parse(url),
         incarnation,
@@ -116,5 +116,9 @@ async def main(url: str, incarnation: str, engines: str, pool_bytes: str, keys: 
     await serve(endpoint)
 
 
+def main(*words: str) -> None:
+    asyncio.run(run(*words))
+
+
 if __name__ == "__main__":
-    asyncio.run(main(*sys.argv[1:]))
+    main(*sys.argv[1:])

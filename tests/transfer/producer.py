@@ -44,8 +44,7 @@ class Producer(Driven):
     def __init__(self, engine: str, port: int = 0) -> None:
         self.url = EndpointURL.parse("grpc://127.0.0.1:30101")
         self.engine, self.incarnation = engine, secrets.token_hex(8)
-        command = [sys.executable, "-m", "tests.transfer.producer", engine, self.incarnation, str(port)]
-        super().__init__(command)
+        super().__init__(__name__, [engine, self.incarnation, str(port)])
         self.address, self.scope = self.read()
 
     def publish(self, nbytes: int, seed: int = 0) -> Source:
@@ -104,6 +103,5 @@ def serve(commands: Iterable[str], engine: Engine) -> None:
                 say(None)
 
 
-if __name__ == "__main__":
-    name, incarnation, port = sys.argv[1:]
+def main(name: str, incarnation: str, port: str) -> None:
     serve(sys.stdin, make_engine(name, incarnation, int(port)))
