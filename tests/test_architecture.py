@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,11 +48,13 @@ def test_every_module_says_what_it_is() -> None:
             )
 
 
-def test_the_orchestrator_loads_no_tensor_library() -> None:
-    """It routes names of slots; torch would cost it seconds to start and hundreds of megabytes."""
-    import subprocess
-    import sys
-
-    heavy = ("torch", "numpy", "diffusers")
-    code = f"import sys, orchestrator.main; sys.exit(any(name in sys.modules for name in {heavy}))"
+@pytest.mark.parametrize(
+    ("module", "heavy"),
+    [("orchestrator.main", ("torch", "numpy", "diffusers")), ("services.options", ("torch", "diffusers"))],
+)
+def test_loads_no_tensor_library(module: str, heavy: tuple[str, ...]) -> None:
+    """The orchestrator routes names of slots; options are there before a role loads anything, and for --help.
+    torch would cost both seconds to start.
+    """
+    code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in {heavy}))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -7,7 +7,6 @@ import sys
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
 from benchmarks.split.fused import Fused, started
 from benchmarks.split.watch import Watch

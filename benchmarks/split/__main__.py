@@ -13,21 +13,37 @@ _ONE = Goal(1.05)
 
 
 def table(reports: Sequence[Report]) -> str:
-    """Goals, and below them the memory of each process."""
-    weighed = [report for report in reports if report.row.name in ("memory", "memory-layers")]
-    return goals(reports) + (f"\n\n{memory.table(weighed)}" if weighed else "")
+    """Goals; below them the time of each stage, and the memory of each process."""
+    tables = [goals(reports)]
+    for prefix, detail in (("latency", latency.table), ("memory", memory.table)):
+        if chosen := [report for report in reports if report.row.name.startswith(prefix)]:
+            tables.append(detail(chosen))
+    return "\n\n".join(tables)
 
 
 TOPIC = Topic(
     "split",
     "Measures split against fused.",
     (
-        Row("latency", "one request, split / fused", _ONE, latency.measure(models.drawing), latency.summary),
+        Row(
+            "latency",
+            "one request, split / fused",
+            _ONE,
+            latency.measure(models.drawing, pairs=8),
+            latency.summary,
+        ),
+        Row(
+            "latency-kept",
+            "the same, fused keeps freed memory",
+            None,
+            latency.measure(models.drawing, pairs=8, keeps_freed=True),
+            latency.summary,
+        ),
         Row(
             "latency-large",
             "the same, more weights",
             _ONE,
-            latency.measure(models.large),
+            latency.measure(models.large, pairs=1),
             latency.summary,
         ),
         Row("throughput", "at saturation, split / fused", None, saturation.measure, saturation.summary),

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+KEEPS_FREED = "--keeps-freed"
 
 
 class Fused:
@@ -42,9 +43,10 @@ class Fused:
 
 
 @contextlib.contextmanager
-def running(model: Path, threads: int) -> Iterator[Fused]:
-    """Loaded and ready."""
-    with started("benchmarks.split.fused", str(model), str(threads)) as fused:
+def running(model: Path, threads: int, keeps_freed: bool = False) -> Iterator[Fused]:
+    """Loaded and ready; it ``keeps_freed`` memory if it is to, as roles do."""
+    words = [str(model), str(threads), *([KEEPS_FREED] if keeps_freed else [])]
+    with started("benchmarks.split.fused", *words) as fused:
         fused.answer()
         yield fused
 
@@ -104,7 +106,7 @@ def _serve(model: Path, threads: int) -> None:
         with open_writer(Path(fields["path"]), "mp4", width, height, fields["fps"]) as writer:
             writer.write(frames)
             writer.finish()
-        watch.end("save")
+        watch.end("decode")
         answer = {
             "seconds": sum(watch.seconds.values()),
             "stages": watch.seconds,
@@ -114,4 +116,8 @@ def _serve(model: Path, threads: int) -> None:
 
 
 if __name__ == "__main__":
+    if KEEPS_FREED in sys.argv[3:]:
+        from services.heap import keep_freed
+
+        keep_freed()
     _serve(Path(sys.argv[1]), int(sys.argv[2]))

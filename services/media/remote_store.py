@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from services.media.claims import Claim
 from services.media.files import MediaError
 from services.media.formats import Format
 from services.media.store import LocalStore
-from services.model.base import Control
 from transfer.remote_folder import RemoteError, RemoteFolder
 from triptych_proto.control_pb2 import MediaFile
+
+if TYPE_CHECKING:
+    from services.model.base import Control
 
 log = logging.getLogger(__name__)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from services.media.claims import Claim, recover
 from services.media.formats import Format, file_name, is_file_name
-from services.model.base import Control
 from triptych_proto.control_pb2 import MediaFile
+
+if TYPE_CHECKING:
+    from services.model.base import Control  # imports torch: --help need not wait for it
 
 
 class Store(Protocol):

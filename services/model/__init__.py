@@ -5,6 +5,7 @@ from __future__ import annotations
 from services.media.formats import formats_of
 from services.model.base import EMBEDDING_CACHE_BYTES, Limits, ModelError, RoleModel
 from services.model.emulated import EmulatedModel
+from services.model.folder import open_folder
 from services.model_source import EMULATED
 from services.role import Role
 
@@ -33,12 +34,13 @@ def open_model(
     limits = Limits(max_pixels, max_frames, max_steps)
     if model.startswith(EMULATED):
         return EmulatedModel(role, model, limits, name)
+    folder = open_folder(model)
     # diffusers and transformers take seconds to import, and only real models need them.
     from services.model.loading import load
 
     opened = load(
         role,
-        model,
+        folder,
         device=device,
         dtype=dtype,
         name=name,

@@ -17,7 +17,7 @@ from services.model.base import Limits, ModelError
 from services.model.embedding_cache import EmbeddingCache
 from services.model.facts import facts_of, options_of
 from services.model.families import Family, ModularFamily, StandardFamily, family_of
-from services.model.folder import ModelFolder, open_folder
+from services.model.folder import ModelFolder
 from services.model.proxies import component_class, proxies
 from services.model.split import components, split
 from services.model.standard import StandardRole
@@ -30,7 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 def load(
     role: Role,
-    model: str,
+    folder: ModelFolder,
     *,
     device: str,
     dtype: str,
@@ -39,13 +39,12 @@ def load(
     threads: int | None,
     embedding_cache: int,
 ) -> ModularRole | StandardRole:
-    """As ``services.model.open_model``, for models that have weights."""
+    """As ``services.model.open_model``, of a model that has weights."""
     _quieten()
     # Results depend on the count; said outright, MKL no longer adapts it by itself.
     torch.set_num_threads(threads or torch.get_num_threads())
     place = _device(device)
     precision = _dtype(dtype, place)
-    folder = open_folder(model)
     family = family_of(folder)
     dtypes = {c: torch.float32 if c in family.float32 else precision for c in folder.components}
 

@@ -1,4 +1,4 @@
-"""The memory of split and fused: which kind it is of, and how much of it a model's weights have added."""
+"""Split and fused: requests in turns; which kind memory is of, and how much of it weights have added."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ import mmap
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from benchmarks.row import Goal, Report, Row
-from benchmarks.split import memory
+from benchmarks.split import latency, memory
 from benchmarks.system import resident_by_kind, resident_bytes
 from transfer.arena import Arena
 
@@ -92,3 +93,40 @@ def test_the_greediest_role_is_held_against_the_goal_and_its_growth_is_shown_by_
         ["memory", "decoder", "401", "401", "0", "0", "0", "0", "0"],
         ["memory", "fused", "401", "651", "250", "250", "250", "0", "0"],
     ]
+
+
+@contextlib.contextmanager
+def asked(name: str, order: list[tuple[str, int]], seconds: float, frames: str = "") -> Iterator[latency.Ask]:
+    """In place of processes: answers that are known."""
+
+    def ask(seed: int) -> latency.Sample:
+        order.append((name, seed))
+        stages = {"encode": 0.1 * seconds, "denoise": 0.5 * seconds, "decode": 0.3 * seconds}
+        return latency.Sample(seconds * (seed or 100), stages, frames or str(seed))
+
+    yield ask
+
+
+def test_requests_take_turns_and_the_first_counts_for_nothing() -> None:
+    order: list[tuple[str, int]] = []
+    ways = {
+        "split": lambda: asked("split", order, 2.2),
+        "fused": lambda: asked("fused", order, 2.0),
+    }
+    one = latency.round_of(ways, pairs=3)
+    assert [name for name, _ in order] == ["split", "fused", "fused", "split"] * 2
+    assert [seed for _, seed in order] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert one.value == pytest.approx(1.1)
+    assert (one.raw["split"], one.raw["fused"]) == pytest.approx((4.4, 4.0))
+    report = Report(Row("latency", "", None, lambda effort: iter(())), [one], 0.0, 0.0)
+    lines = [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in latency.table([report]).splitlines()
+    ]
+    assert lines[3] == ["latency", "denoise", "1.10", "1.00", "1.10"]
+    assert lines[5][:3] == ["latency", "all else", "2.42"]
+
+
+def test_other_frames_end_the_measurement() -> None:
+    ways = {"split": lambda: asked("split", [], 1, "a"), "fused": lambda: asked("fused", [], 1, "b")}
+    with pytest.raises(RuntimeError, match="seed 0: split and fused made different frames"):
+        latency.round_of(ways, pairs=1)

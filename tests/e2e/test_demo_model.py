@@ -23,7 +23,7 @@ from tests.e2e.conftest import ROLE_ARGUMENTS, START_SECONDS
 from tests.e2e.system import System
 from tests.ports import role_urls
 
-PROMPTS_EACH = 2  # of the 30 combinations
+PROMPTS_EACH = 1  # of the 30 combinations
 SEEDS = 4  # in turns
 CONCURRENCY = 8
 KILLS = 2

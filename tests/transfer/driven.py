@@ -21,7 +21,7 @@ _forks.set_forkserver_preload(["tests.transfer.producer", "tests.transfer.node",
 
 
 class Driven:
-    """``module``'s ``main(*words)`` in a process of its own, which the command ``on`` starts if there is one."""
+    """``module``'s ``main(*words)`` in a process of its own; if there is a command ``on``, it starts it."""
 
     def __init__(self, module: str, words: Sequence[str], on: Sequence[str] = ()) -> None:
         self._process: subprocess.Popen[str] | multiprocessing.process.BaseProcess
@@ -37,7 +37,9 @@ class Driven:
         else:
             (theirs_in, ours_in), (ours_out, theirs_out) = _forks.Pipe(False), _forks.Pipe(False)
             with theirs_in, ours_in, ours_out, theirs_out:
-                self._process = _forks.Process(target=_run, args=(module, words, theirs_in, theirs_out), daemon=True)
+                self._process = _forks.Process(
+                    target=_run, args=(module, words, theirs_in, theirs_out), daemon=True
+                )
                 self._process.start()
                 self._input = os.fdopen(os.dup(ours_in.fileno()), "w")
                 self._output = os.fdopen(os.dup(ours_out.fileno()), "r")
@@ -88,7 +90,7 @@ def _run(module: str, words: Sequence[str], stdin: Connection, stdout: Connectio
     os.dup2(stdout.fileno(), 1)
     stdin.close()
     stdout.close()
-    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)
+    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
     importlib.import_module(module).main(*words)
 
 

@@ -6,8 +6,6 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 PROTOCOLS = ("tcp", "rdma", "nvlink")
 
 # Mooncake reads its settings from the environment, most of them when it is loaded.
@@ -86,6 +84,8 @@ def _why_no_nvlink(library: Any) -> str:
     """The first of the reasons. Asked to start all the same, Mooncake would say nothing and use TCP."""
     if not any(getattr(library, f"SUPPORT_{kind}", False) for kind in ("INTRA_NVLINK", "MNNVL")):
         return "this build has none; those of the extras mooncake-cu12 and mooncake-cu13 do"
+    import torch  # options of a role come from this module: --help need not wait for torch
+
     if not torch.cuda.is_available():
         return "this host has no CUDA device"
     # Mooncake's NVLink transports refuse to register other memory, or register it and export nothing.
