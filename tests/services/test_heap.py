@@ -15,7 +15,7 @@ REQUESTS = """if True:
     from services.heap import keep_freed
     kept = keep_freed() if sys.argv[1] == "keep" else None
     def request():
-        tensors = [bytearray(5 << 20) for _ in range(30)]
+        tensors = [bytearray(5 << 20) for _ in range(20)] + [bytearray(50 << 20)]
         for tensor in tensors:
             tensor[::4096] = bytes(len(tensor) >> 12)
     faults = []
@@ -29,7 +29,7 @@ REQUESTS = """if True:
     thread.join()
     print(json.dumps([kept, faults]))
 """
-PAGES = 30 * (5 << 20) >> 12  # of a request
+PAGES = (20 * 5 + 50 << 20) >> 12  # of a request
 
 
 def requests(word: str, **environment: str) -> tuple[bool | None, list[int]]:
