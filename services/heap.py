@@ -2,7 +2,7 @@
 
 By itself glibc gives the end of a heap back as soon as some megabytes of it are free, and any block of more
 than 32 MB when it is freed. The next request takes pages anew: each is a page fault that clears 4 KiB. That
-made the demo model's VAE a fifth slower. Threads have heaps in pieces of 64 MB, whose ends are given back
+made the demo model's VAE a seventh slower. Threads have heaps in pieces of 64 MB, whose ends are given back
 too: so all share one heap.
 """
 

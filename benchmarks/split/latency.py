@@ -36,9 +36,8 @@ def measure(
 ) -> Callable[[Effort], Iterator[Round]]:
     """Both in turns, ``pairs`` times a round, with frames that must be equal.
 
-    Each round starts all processes anew: a process is for its whole life some per cent faster or slower than
-    the next one of the same program. The fused one is diffusers as it comes, or ``keeps_freed`` memory as
-    roles do.
+    Each round starts all processes anew: how many page faults a process has is luck, and stays so for much of
+    its life. The fused one is diffusers as it comes, or ``keeps_freed`` memory as roles do.
     """
 
     def rounds(effort: Effort) -> Iterator[Round]:
